@@ -1,0 +1,77 @@
+"""Neighborhood attention: every token attends to the window of tokens nearest to it."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .. import dispatch
+from .checks import check_bias, check_neighborhood, check_tensors
+from .geometry import Geometry, geometry
+from .operator import OPERATOR, attention
+
+__all__ = ["neighborhood_attention"]
+
+
+def neighborhood_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    window: int | Sequence[int],
+    stride: int | Sequence[int] = 1,
+    dilation: int | Sequence[int] = 1,
+    causal: bool | Sequence[bool] = False,
+    bias: Tensor | None = None,
+    scale: float | None = None,
+    return_lse: bool = False,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """Attend from each token of a 1-D, 2-D or 3-D map to the `window` tokens nearest to it along each axis.
+
+    At the borders the window slides inward, so every query sees the whole window. With dilation d a token attends only to
+    tokens a multiple of d away, and windows are counted in such steps. With stride s, each s queries in a row share the
+    window of their centre (of their last one on a causal axis). Semantics of NATTEN 0.21 plus the relative position bias.
+
+    Args:
+        q, k, v: [B, *spatial, heads, D], one dtype and device; v may have another D. Views of one packed projection are
+            read in place. Under autocast they are cast to the autocast dtype.
+        window, stride, dilation, causal: one value, or one for each spatial axis.
+        bias: [heads, 2 * window - 1 for each axis], added to the logits at (key - query) / dilation + window - 1; in the
+            dtype of q or float32. Needs odd windows.
+        scale: factor of q . k; default D ** -0.5. The bias is not scaled.
+        return_lse: also return the log-sum-exp of each query's logits.
+
+    Returns:
+        The output [B, *spatial, heads, D] in the dtype of v; with `return_lse` also [B, *spatial, heads] in float32
+        (float64 for float64 inputs). Both are differentiable.
+
+    Raises:
+        ValueError: an argument is out of range; `window * dilation` must not exceed the map along any axis.
+
+    Source: Hassani et al., arXiv 2204.07143 and 2209.15001; stride from arXiv 2504.16922.
+    """
+    if torch.is_autocast_enabled(q.device.type):
+        dtype = torch.get_autocast_dtype(q.device.type)
+        q, k, v = (x if x.dtype == torch.float64 else x.to(dtype) for x in (q, k, v))
+    settings = _check(q, k, v, window, stride, dilation, causal, bias)
+    scale = q.shape[-1] ** -0.5 if scale is None else float(scale)
+    out, lse = attention(q, k, v, bias, *settings, scale, dispatch.requested())
+    return (out, lse) if return_lse else out
+
+
+def _check(q, k, v, window, stride=1, dilation=1, causal=False, bias=None) -> tuple[tuple, tuple, tuple, tuple]:
+    rank = check_tensors(q, k, v)
+    settings = check_neighborhood(q.shape[1 : 1 + rank], window, stride, dilation, causal)
+    if bias is not None:
+        check_bias(bias, q, settings[0])
+    return settings
+
+
+def _describe(
+    q, k, v, window, stride=1, dilation=1, causal=False, bias=None, scale=None, return_lse=False
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None, Geometry]:
+    settings = _check(q, k, v, window, stride, dilation, causal, bias)
+    return q, k, v, bias, geometry(q.shape[1:-2], *settings)
+
+
+neighborhood_attention.operator = OPERATOR
+neighborhood_attention.describe = _describe
