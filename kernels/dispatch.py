@@ -1,7 +1,7 @@
 """Choice of backend: which implementation of an operator serves a call.
 
-An operator lists its backends fastest first; each is a module that says why it cannot serve a call, or None. `auto` takes
-the first that can. Nothing else in the package looks at devices.
+An operator lists its backends fastest first; each is a module that says why it cannot serve a call, or None. `auto`
+takes the first that can. Nothing else in the package looks at devices.
 """
 
 import importlib
@@ -36,7 +36,7 @@ def backend(name: str) -> Iterator[None]:
 
 
 def requested() -> str:
-    """Return the backend asked for by `saccade.backend(...)`, else by the environment variable SACCADE_BACKEND, else "auto"."""
+    """Return the backend that `saccade.backend(...)` forces, else the environment's SACCADE_BACKEND, else "auto"."""
     return _forced or os.environ.get("SACCADE_BACKEND") or "auto"
 
 

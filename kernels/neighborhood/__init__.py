@@ -27,16 +27,17 @@ def neighborhood_attention(
 ) -> Tensor | tuple[Tensor, Tensor]:
     """Attend from each token of a 1-D, 2-D or 3-D map to the `window` tokens nearest to it along each axis.
 
-    At the borders the window slides inward, so every query sees the whole window. With dilation d a token attends only to
-    tokens a multiple of d away, and windows are counted in such steps. With stride s, each s queries in a row share the
-    window of their centre (of their last one on a causal axis). Semantics of NATTEN 0.21 plus the relative position bias.
+    At the borders the window slides inward, so every query sees the whole window. With dilation d a token attends only
+    to tokens a multiple of d away, and windows are counted in such steps. With stride s, each s queries in a row share
+    the window of their centre (of their last one on a causal axis). Semantics of NATTEN 0.21 plus the relative
+    position bias.
 
     Args:
         q, k, v: [B, *spatial, heads, D], one dtype and device; v may have another D. Views of one packed projection are
             read in place. Under autocast they are cast to the autocast dtype.
         window, stride, dilation, causal: one value, or one for each spatial axis.
-        bias: [heads, 2 * window - 1 for each axis], added to the logits at (key - query) / dilation + window - 1; in the
-            dtype of q or float32. Needs odd windows.
+        bias: [heads, 2 * window - 1 for each axis], added to the logits at (key - query) / dilation + window - 1; in
+            the dtype of q or float32. Needs odd windows.
         scale: factor of q . k; default D ** -0.5. The bias is not scaled.
         return_lse: also return the log-sum-exp of each query's logits.
 

@@ -61,8 +61,8 @@ def check_neighborhood(shape: Sequence[int], window, stride, dilation, causal) -
             raise ValueError(f"stride={s} on axis {axis}; valid: 1 to the window, {w}")
         if w * d > length:
             raise ValueError(
-                f"window={w} times dilation={d} is {w * d} on axis {axis}, more than the map's {length} tokens; valid: a "
-                f"window of at most {length // d} with this dilation, or a map padded to {w * d}"
+                f"window={w} times dilation={d} is {w * d} on axis {axis}, more than the map's {length} tokens; valid: "
+                f"a window of at most {length // d} with this dilation, or a map padded to {w * d}"
             )
     return window, stride, dilation, causal
 

@@ -1,7 +1,7 @@
 """Which keys a query attends to: the neighborhood of NATTEN 0.21, one axis at a time.
 
-Along an axis of length L with dilation d, token i belongs to group r = i mod d at place g = i // d; the n = ceil((L - r) / d)
-tokens of a group attend only to each other. Queries g that share g // stride share the window of their leader.
+Along an axis of length L with dilation d, token i is in group r = i mod d at place g = i // d; the n = ceil((L - r) / d)
+tokens of a group attend only to each other. Queries that share g // stride share the window of their leader.
 """
 
 from dataclasses import dataclass

@@ -1,7 +1,10 @@
-"""Neighborhood attention as its definition reads: gather every query's keys, softmax, weighted sum. Any device and dtype.
+"""Neighborhood attention as its definition reads: gather every query's keys, softmax, weighted sum.
 
-Memory grows with tokens x window x channels; this file is the specification that the other backends are tested against.
+Runs on any device and dtype; memory grows with tokens x window x channels. This file is the specification that the other
+backends are tested against.
 """
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -18,7 +21,7 @@ def axis_neighbors(axis: Axis, device: torch.device) -> tuple[Tensor, Tensor, Te
     """Return for each token of an axis its keys' positions, whether each exists, and its offset in group places.
 
     Returns:
-        `position`, `exists`, `offset`: [L, window]. Only causal windows have keys that do not exist; their position is 0.
+        `position`, `exists`, `offset`: [L, window]. Only causal windows lack keys; there position and offset are 0.
     """
     position, exists, offset = [], [], []
     for token in range(axis.length):
@@ -41,13 +44,14 @@ def neighbors(geometry: Geometry, device: torch.device) -> tuple[Tensor, Tensor,
     exists = torch.ones(1, 1, dtype=torch.bool, device=device)
     for axis in geometry.axes:
         axis_position, axis_exists, axis_offset = axis_neighbors(axis, device)
-        position = _outer(position * axis.length, axis_position, torch.add)
-        entry = _outer(entry * (2 * axis.window - 1), axis_offset + axis.window - 1, torch.add)
-        exists = _outer(exists, axis_exists, torch.logical_and)
+        position = outer(position * axis.length, axis_position, torch.add)
+        entry = outer(entry * (2 * axis.window - 1), axis_offset + axis.window - 1, torch.add)
+        exists = outer(exists, axis_exists, torch.logical_and)
     return position, exists, entry
 
 
-def _outer(left: Tensor, right: Tensor, combine) -> Tensor:
+def outer(left: Tensor, right: Tensor, combine: Callable) -> Tensor:
+    """Combine [N, P] of one axis with [M, Q] of the next into [N * M, P * Q], both row-major."""
     both = combine(left[:, None, :, None], right[None, :, None, :])
     return both.reshape(left.shape[0] * right.shape[0], left.shape[1] * right.shape[1])
 
