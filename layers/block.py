@@ -1,0 +1,54 @@
+"""The residual block that every body is made of."""
+
+from collections.abc import Callable
+
+from timm.layers import DropPath, LayerScale
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+
+class MixerBlock(nn.Module):
+    """Token mixer and MLP, each with a norm, a residual, and optionally layer scale and stochastic depth.
+
+    Pre-norm: x + ls1(mixer(norm1(x))), then x + ls2(mlp(norm2(x))). Post-norm: x + ls1(norm1(mixer(x))), and so on.
+
+    Args:
+        mixer: [B, H, W, C] -> [B, H, W, C], or None for a block that is an MLP only.
+        norm: builder of a norm for C channels.
+        layer_scale: initial value of the per-channel scales, or None for no scales.
+        drop_path: probability of dropping each residual branch, per sample, in training.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        mixer: nn.Module | None,
+        mlp: nn.Module,
+        norm: Callable[[int], nn.Module] = nn.LayerNorm,
+        layer_scale: float | None = None,
+        drop_path: float = 0.0,
+        post_norm: bool = False,
+    ):
+        super().__init__()
+        self.post_norm = post_norm
+        self.grad_checkpointing = False
+        self.mixer = mixer
+        if mixer is not None:
+            self.norm1 = norm(dim)
+            self.ls1 = nn.Identity() if layer_scale is None else LayerScale(dim, layer_scale)
+            self.drop_path1 = DropPath(drop_path) if drop_path else nn.Identity()
+        self.norm2 = norm(dim)
+        self.mlp = mlp
+        self.ls2 = nn.Identity() if layer_scale is None else LayerScale(dim, layer_scale)
+        self.drop_path2 = DropPath(drop_path) if drop_path else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return checkpoint(self._forward, x, use_reentrant=False) if self.grad_checkpointing else self._forward(x)
+
+    def _forward(self, x: Tensor) -> Tensor:
+        if self.mixer is not None:
+            x = x + self.drop_path1(self.ls1(self._branch(self.norm1, self.mixer, x)))
+        return x + self.drop_path2(self.ls2(self._branch(self.norm2, self.mlp, x)))
+
+    def _branch(self, norm: nn.Module, body: nn.Module, x: Tensor) -> Tensor:
+        return norm(body(x)) if self.post_norm else body(norm(x))

@@ -1,0 +1,174 @@
+"""What every backbone offers: timm's contract, written once for bodies of a stem, a trunk, a norm and a head."""
+
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from timm.layers import ClassifierHead, trunc_normal_
+from timm.models import build_model_with_cfg
+from timm.models._features import feature_take_indices
+from torch import Tensor, nn
+
+from ..layers import MixerBlock
+
+
+class Backbone(nn.Module):
+    """Base of all bodies: `stem`, a trunk of steps, `norm`, `head`, on channels-last maps [B, H, W, C].
+
+    A body calls `__init__`, builds `stem`, its trunk (an nn.Sequential, called as `trunk` says) and one `feature_info`
+    entry for each step of the trunk, then calls `finish`.
+    """
+
+    trunk: str
+    """Name of the nn.Sequential whose steps' outputs are the features."""
+
+    feature_indices: tuple[int, ...]
+    """Steps that `features_only` returns unless told."""
+
+    output_fmt = "NHWC"
+
+    def __init__(self, in_chans: int, num_classes: int, global_pool: str):
+        super().__init__()
+        self.in_chans = in_chans
+        self.num_classes = num_classes
+        self.global_pool = global_pool
+        self.feature_info: list[dict[str, Any]] = []
+
+    def finish(self, norm: nn.Module, drop_rate: float) -> None:
+        """Add the final norm and the classifier; initialise linear weights truncated normal of std 0.02, biases 0."""
+        self.num_features = self.feature_info[-1]["num_chs"]
+        self.norm = norm
+        self.head = ClassifierHead(
+            self.num_features, self.num_classes, pool_type=self.global_pool, drop_rate=drop_rate, input_fmt="NHWC"
+        )
+        self.head_hidden_size = self.num_features * self.head.global_pool.feat_mult()
+        self.apply(_init_linear)
+
+    @property
+    def steps(self) -> nn.Sequential:
+        """The trunk."""
+        return getattr(self, self.trunk)
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """[B, in_chans, H, W] -> normed map [B, h, w, num_features]."""
+        return self.norm(self.steps(self.stem(x)))
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """Normed map -> logits [B, num_classes], or pooled features [B, head_hidden_size] with `pre_logits`."""
+        return self.head(x, pre_logits=pre_logits)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, in_chans, H, W] -> [B, num_classes]."""
+        return self.forward_head(self.forward_features(x))
+
+    def intermediate(self, x: Tensor, index: int, norm: bool) -> Tensor:
+        """Return the feature of step `index` of the trunk from its output; `norm` asks for the final norm."""
+        return self.norm(x) if norm else x
+
+    def forward_intermediates(
+        self,
+        x: Tensor,
+        indices: int | Sequence[int] | None = None,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = False,
+    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
+        """Return the final map and the outputs of chosen steps of the trunk.
+
+        Args:
+            indices: steps to return; an int asks for the last n, None for all.
+            norm: apply the final norm to those it fits.
+            stop_early: run no step beyond the last one asked for.
+            output_fmt: layout of the intermediates: "NCHW" (a channels_last view, no copy) or "NHWC".
+            intermediates_only: return the list alone.
+
+        Raises:
+            ValueError: another `output_fmt`.
+        """
+        if output_fmt not in ("NCHW", "NHWC"):
+            raise ValueError(f"output_fmt={output_fmt!r} must be 'NCHW' or 'NHWC'")
+        steps = self.steps
+        taken, last = feature_take_indices(len(steps), indices)
+        intermediates = []
+        x = self.stem(x)
+        ran = steps[: last + 1] if stop_early or intermediates_only else steps
+        for index, step in enumerate(ran):
+            x = step(x)
+            if index in taken:
+                feature = self.intermediate(x, index, norm)
+                intermediates.append(feature.permute(0, 3, 1, 2) if output_fmt == "NCHW" else feature)
+        if intermediates_only:
+            return intermediates
+        # The final norm is made for the last step's output.
+        return (self.norm(x) if len(ran) == len(self.feature_info) else x), intermediates
+
+    def prune_intermediate_layers(
+        self, indices: int | Sequence[int] = 1, prune_norm: bool = False, prune_head: bool = True
+    ) -> list[int]:
+        """Drop the steps after the last one in `indices`, the final norm and the head, as asked; return the indices."""
+        taken, last = feature_take_indices(len(self.steps), indices)
+        shorter = last + 1 < len(self.steps)
+        setattr(self, self.trunk, self.steps[: last + 1])
+        if prune_norm or shorter:
+            self.norm = nn.Identity()
+        if shorter:
+            self.num_features = self.head.in_features = self.feature_info[last]["num_chs"]
+        if prune_head or shorter:
+            self.reset_classifier(0, "")
+        return taken
+
+    def get_classifier(self) -> nn.Module:
+        """Return the classifier, an nn.Linear (nn.Identity with no classes)."""
+        return self.head.fc
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """Replace the classifier by a fresh one for `num_classes`, 0 for none, and the pooling if one is named."""
+        self.num_classes = num_classes
+        self.head.reset(num_classes, global_pool)
+        self.global_pool = self.head.global_pool.pool_type
+        self.head_hidden_size = self.num_features * self.head.global_pool.feat_mult()
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Recompute every block in the backward pass instead of keeping its activations."""
+        for module in self.modules():
+            if isinstance(module, MixerBlock):
+                module.grad_checkpointing = enable
+
+    def no_weight_decay(self) -> set[str]:
+        """Return names of parameters to exempt from weight decay besides one-dimensional ones."""
+        return set()
+
+
+def _init_linear(module: nn.Module) -> None:
+    if isinstance(module, nn.Linear):
+        trunc_normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
+def build_backbone(
+    cls: type[Backbone], variant: str, pretrained: bool, filter_fn: Callable[..., dict], **kwargs: Any
+) -> nn.Module:
+    """Build a registered model through timm, with features from `forward_intermediates` when `features_only`.
+
+    Raises:
+        FileNotFoundError: the weight file named in `pretrained_cfg_overlay` does not exist.
+        ValueError: it exists but cannot be read, or does not fit the model.
+    """
+    file = (kwargs.get("pretrained_cfg_overlay") or {}).get("file") if pretrained else None
+    if file and not os.path.isfile(file):
+        raise FileNotFoundError(f"no checkpoint file {str(file)!r} to load into {variant}")
+    try:
+        return build_model_with_cfg(
+            cls,
+            variant,
+            pretrained,
+            pretrained_filter_fn=filter_fn,
+            feature_cfg={"out_indices": cls.feature_indices, "feature_cls": "getter"},
+            **kwargs,
+        )
+    except Exception as error:
+        if file:
+            raise ValueError(f"cannot build {variant} with the checkpoint {str(file)!r}: {error}") from error
+        raise

@@ -1,0 +1,51 @@
+"""Foreign checkpoints: out of their wrappers, and checked against the model before they are loaded."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from timm.models import clean_state_dict
+from torch import Tensor, nn
+
+WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model")
+HOST_PREFIX = "backbone."
+
+
+def unwrap(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Return the backbone's state dict inside a training checkpoint: bare, DDP, EMA, or part of a detector.
+
+    Keys of other parts of a detector or segmenter (everything not under `backbone.`) are left out.
+    """
+    while wrapper := next((key for key in WRAPPERS if isinstance(checkpoint.get(key), Mapping)), None):
+        checkpoint = checkpoint[wrapper]
+    state = clean_state_dict(checkpoint)
+    hosted = {key.removeprefix(HOST_PREFIX): value for key, value in state.items() if key.startswith(HOST_PREFIX)}
+    return hosted or state
+
+
+def check_fit(state: Mapping[str, Tensor], model: nn.Module, optional: Iterable[str] = ()) -> None:
+    """Check that a state dict in our names fits the model, but for what timm adapts: the classifier and the first conv.
+
+    Args:
+        optional: prefixes of keys that may be absent, e.g. the head of a file made for detection.
+
+    Raises:
+        ValueError: keys are missing or unknown, or shapes differ; the message names them.
+    """
+    own = {key: tuple(value.shape) for key, value in model.state_dict().items()}
+    adapted = ("head.fc.", model.pretrained_cfg["first_conv"] + ".")
+    faults = {
+        "missing": [key for key in own if key not in state and not key.startswith((*adapted, *optional))],
+        "unknown": [key for key in state if key not in own and not key.startswith(adapted)],
+        "of another shape": [
+            f"{key} {tuple(value.shape)} (here {own[key]})"
+            for key, value in state.items()
+            if key in own and tuple(value.shape) != own[key] and not key.startswith(adapted)
+        ],
+    }
+    text = [f"{len(keys)} {fault}: {_shorten(keys)}" for fault, keys in faults.items() if keys]
+    if text:
+        raise ValueError(f"the state dict does not fit this {type(model).__name__}; keys " + "; ".join(text))
+
+
+def _shorten(keys: list[str], most: int = 6) -> str:
+    return ", ".join(keys[:most]) + (", ..." if len(keys) > most else "")

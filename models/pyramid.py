@@ -1,0 +1,123 @@
+"""The four-stage body: maps at strides 4, 8, 16 and 32 of the image, wider as they get smaller."""
+
+from collections.abc import Callable, Sequence
+
+from timm.layers import calculate_drop_path_rates, to_ntuple
+from torch import Tensor, nn
+
+from ..layers import MixerBlock
+from .backbone import Backbone
+
+Norm = Callable[[int], nn.Module]
+
+
+class Stage(nn.Module):
+    """A downsampler (none in the first stage), blocks, and a norm where the family ends its stages with one."""
+
+    def __init__(self, downsample: nn.Module, blocks: Sequence[nn.Module], norm: nn.Module):
+        super().__init__()
+        self.downsample = downsample
+        self.blocks = nn.Sequential(*blocks)
+        self.norm = norm
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.blocks(self.downsample(x)))
+
+
+class Pyramid(Backbone):
+    """Stages of blocks with a downsampler before each but the first; a family supplies the parts as builders.
+
+    Args:
+        dims, depths: channels and number of blocks of each stage.
+        stem: (in_chans, dim) -> module [B, in_chans, H, W] -> [B, h, w, dim], with an attribute `stride`.
+        downsample: (in_dim, dim) -> module that halves a map.
+        mixer: (stage, index, dim) -> token mixer of that block, or None for a block without one.
+        mlp: (stage, dim) -> MLP.
+        norm: dim -> norm of the blocks.
+        stage_norm: dim -> norm at the end of each stage, part of what flows on; None for none.
+        final_norm: dim -> norm before the head; default `norm`.
+        layer_scale: initial layer scale, one value or one for each stage; None for none.
+        post_norm: norm after mixer and MLP instead of before.
+        out_norms: give each feature map a LayerNorm of its own, as detection and segmentation backbones do; it touches
+            only what `forward_intermediates` and `features_only` return, not what flows on.
+        output_stride: 32, the only one there is.
+
+    Raises:
+        ValueError: `dims` and `depths` differ in length, or another `output_stride`.
+    """
+
+    trunk = "stages"
+    feature_indices = (0, 1, 2, 3)
+
+    def __init__(
+        self,
+        dims: Sequence[int],
+        depths: Sequence[int],
+        stem: Callable[[int, int], nn.Module],
+        downsample: Callable[[int, int], nn.Module],
+        mixer: Callable[[int, int, int], nn.Module | None],
+        mlp: Callable[[int, int], nn.Module],
+        norm: Norm = nn.LayerNorm,
+        stage_norm: Norm | None = None,
+        final_norm: Norm | None = None,
+        layer_scale: float | Sequence[float | None] | None = None,
+        post_norm: bool = False,
+        in_chans: int = 3,
+        num_classes: int = 1000,
+        global_pool: str = "avg",
+        drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+        out_norms: bool = False,
+        output_stride: int = 32,
+    ):
+        super().__init__(in_chans, num_classes, global_pool)
+        if len(dims) != len(depths):
+            raise ValueError(f"dims={tuple(dims)} and depths={tuple(depths)} must be of one length")
+        if output_stride != 32:
+            raise ValueError(f"output_stride={output_stride} must be 32; choose among the strides with out_indices")
+        self.stem = stem(in_chans, dims[0])
+        drop_path = calculate_drop_path_rates(drop_path_rate, list(depths), stagewise=True)
+        layer_scale = to_ntuple(len(dims))(layer_scale)
+        stages = []
+        for i, (dim, depth) in enumerate(zip(dims, depths, strict=True)):
+            blocks = [
+                MixerBlock(dim, mixer(i, j, dim), mlp(i, dim), norm, layer_scale[i], drop_path[i][j], post_norm)
+                for j in range(depth)
+            ]
+            stages.append(
+                Stage(
+                    downsample(dims[i - 1], dim) if i else nn.Identity(),
+                    blocks,
+                    stage_norm(dim) if stage_norm else nn.Identity(),
+                )
+            )
+            self.feature_info.append({"num_chs": dim, "reduction": self.stem.stride * 2**i, "module": f"stages.{i}"})
+        self.stages = nn.Sequential(*stages)
+        self.out_norms = nn.ModuleList(nn.LayerNorm(dim) for dim in dims) if out_norms else None
+        self.finish((final_norm or norm)(dims[-1]), drop_rate)
+
+    def intermediate(self, x: Tensor, index: int, norm: bool) -> Tensor:
+        """Return stage `index`'s output through its own norm if it has one; the final norm fits the last stage only."""
+        if self.out_norms is not None:
+            return self.out_norms[index](x)
+        return self.norm(x) if norm and index + 1 == len(self.feature_info) else x
+
+    def prune_intermediate_layers(
+        self, indices: int | Sequence[int] = 1, prune_norm: bool = False, prune_head: bool = True
+    ) -> list[int]:
+        taken = super().prune_intermediate_layers(indices, prune_norm, prune_head)
+        if self.out_norms is not None:
+            self.out_norms = nn.ModuleList(
+                module if i in taken else nn.Identity() for i, module in enumerate(self.out_norms)
+            )
+        return taken
+
+    def group_matcher(self, coarse: bool = False) -> dict:
+        """Return timm's patterns of parameter groups from stem to head, by stage if `coarse`, else by block."""
+        blocks = [
+            (r"^stages\.(\d+)\.downsample", (0,)),
+            (r"^stages\.(\d+)\.blocks\.(\d+)", None),
+            (r"^stages\.(\d+)\.norm", (99999,)),
+            (r"^(?:norm|out_norms)", (99999,)),
+        ]
+        return {"stem": r"^stem", "blocks": r"^stages\.(\d+)" if coarse else blocks}
