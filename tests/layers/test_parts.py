@@ -1,0 +1,85 @@
+"""Stems, downsamplers, norms, blocks and the registry of mixers."""
+
+import pytest
+import torch
+from torch import nn
+
+from saccade.layers import (
+    MIXERS,
+    BatchNorm,
+    ConvDownsample,
+    ConvTokenizer,
+    MixerBlock,
+    PatchMerging,
+    PatchStem,
+    build_mixer,
+)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (4, 4), (5, 8), (31, 17)])
+@pytest.mark.parametrize(("stem", "stride"), [(ConvTokenizer, 4), (PatchStem, 4)])
+def test_stem_covers_any_size(stem, stride, size):
+    module = stem(2, 8)
+    assert module.stride == stride
+    assert module(torch.randn(1, 2, *size)).shape == (1, -(-size[0] // stride), -(-size[1] // stride), 8)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (4, 6), (5, 4), (7, 7)])
+@pytest.mark.parametrize("downsample", [ConvDownsample, PatchMerging])
+def test_downsample_halves_any_size(downsample, size):
+    out = downsample(6, 12)(torch.randn(2, *size, 6))
+    assert out.shape == (2, -(-size[0] // 2), -(-size[1] // 2), 12)
+
+
+def test_patch_merging_order():
+    """Neighbours are joined column by column: (0, 0), (1, 0), (0, 1), (1, 1)."""
+    module = PatchMerging(1, 4)
+    module.norm = nn.Identity()
+    nn.init.eye_(module.reduction.weight)
+    x = torch.arange(9.0).reshape(1, 3, 3, 1)
+    assert module(x).tolist() == [[[[0, 3, 1, 4], [2, 5, 0, 0]], [[6, 0, 7, 0], [8, 0, 0, 0]]]]
+
+
+def test_batch_norm_normalises_channels():
+    x = torch.randn(3, 4, 5, 6) * 3 + 2
+    out = BatchNorm(6)(x)
+    torch.testing.assert_close(out.mean((0, 1, 2)), torch.zeros(6), atol=1e-6, rtol=0)
+    torch.testing.assert_close(out.std((0, 1, 2), correction=0), torch.ones(6), atol=1e-4, rtol=0)
+
+
+class Scale(nn.Module):
+    def __init__(self, factor):
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, x):
+        return self.factor * x
+
+
+def test_block_places_norm_and_scale():
+    x = torch.randn(1, 2, 2, 4)
+    # Without norms, x + 0.5 * 2x = 2x, then 2x + 0.5 * 3 * 2x = 5x.
+    block = MixerBlock(4, Scale(2), Scale(3), norm=lambda dim: nn.Identity(), layer_scale=0.5)
+    torch.testing.assert_close(block(x), 5 * x)
+    norm = nn.LayerNorm(4)
+    pre = MixerBlock(4, Scale(2), Scale(0))
+    torch.testing.assert_close(pre(x), x + 2 * norm(x))
+    post = MixerBlock(4, Scale(2), Scale(0), post_norm=True)
+    torch.testing.assert_close(post(x), x + norm(2 * x) + norm(torch.zeros_like(x)))
+
+
+def test_block_without_mixer():
+    block = MixerBlock(4, None, Scale(2))
+    x = torch.randn(1, 2, 2, 4)
+    torch.testing.assert_close(block(x), x + 2 * nn.LayerNorm(4)(x))
+    assert {name.split(".")[0] for name, _ in block.named_parameters()} == {"norm2"}
+
+
+def test_every_mixer_keeps_the_map():
+    for name in MIXERS:
+        assert build_mixer(name, 16, 2)(torch.randn(2, 3, 9, 16)).shape == (2, 3, 9, 16)
+
+
+def test_unknown_mixer():
+    with pytest.raises(ValueError, match=r"mixer 'nope' is unknown; there are .*neighborhood_attention"):
+        build_mixer("nope", 16, 2)
