@@ -8,7 +8,7 @@ from torch import Tensor
 from .. import dispatch
 from .checks import check_bias, check_neighborhood, check_tensors
 from .geometry import Geometry, geometry
-from .operator import OPERATOR, attention
+from .operator import OPERATOR, call
 
 __all__ = ["neighborhood_attention"]
 
@@ -55,7 +55,7 @@ def neighborhood_attention(
         q, k, v = (x if x.dtype == torch.float64 else x.to(dtype) for x in (q, k, v))
     settings = _check(q, k, v, window, stride, dilation, causal, bias)
     scale = q.shape[-1] ** -0.5 if scale is None else float(scale)
-    out, lse = attention(q, k, v, bias, *settings, scale, dispatch.requested())
+    out, lse = call(q, k, v, bias, *settings, scale, dispatch.requested())
     return (out, lse) if return_lse else out
 
 

@@ -1,6 +1,6 @@
 """Which keys a query attends to: the neighborhood of NATTEN 0.21, one axis at a time.
 
-Along an axis of length L with dilation d, token i is in group r = i mod d at place g = i // d; the n = ceil((L - r) / d)
+Along an axis of length L with dilation d, token i is in group r = i mod d at place g = i // d; the ceil((L - r) / d)
 tokens of a group attend only to each other. Queries that share g // stride share the window of their leader.
 """
 

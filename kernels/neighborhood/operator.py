@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
+from ..autograd import differentiable, differentiable_once, fold_into_batch
 from ..dispatch import Operator
 from .geometry import geometry
 
@@ -32,8 +33,8 @@ def attention(
     scale: float,
     backend: str,
 ) -> tuple[Tensor, Tensor]:
-    call = (q, k, v, bias, geometry(q.shape[1:-2], window, stride, dilation, causal))
-    return OPERATOR.choose(backend, "forward", *call).forward(*call, scale)
+    problem = (q, k, v, bias, geometry(q.shape[1:-2], window, stride, dilation, causal))
+    return OPERATOR.choose(backend, "forward", *problem).forward(*problem, scale)
 
 
 @attention.register_fake
@@ -78,38 +79,15 @@ def _save(ctx, inputs, output):
 
 def _gradients(ctx, dout, dlse):
     q, k, v, bias, out, lse = ctx.saved_tensors
-    dq, dk, dv, dbias = attention_backward(dout, dlse, q, k, v, bias, out, lse, *ctx.settings)
+    dq, dk, dv, dbias = call_backward(dout, dlse, q, k, v, bias, out, lse, *ctx.settings)
     return dq, dk, dv, None if bias is None else dbias, *(None for _ in ctx.settings)
 
 
-attention.register_autograd(_gradients, setup_context=_save)
-
-
-def _vmap_rule(op, tensors: int, bias_at: int, bias_gradient: bool):
-    """Return a vmap rule that folds the mapped axis of the first `tensors` arguments into the batch.
-
-    A mapped bias, and the gradient of any bias, need one call for each entry of the mapped axis.
-    """
-
-    def rule(info, in_dims, *arguments):
-        mapped = list(zip(arguments, in_dims, strict=True))
-        bias, bias_dim = mapped[bias_at]
-        if bias is not None and (bias_gradient or bias_dim is not None):
-            calls = [op(*(x if dim is None else x.select(dim, i) for x, dim in mapped)) for i in range(info.batch_size)]
-            return tuple(torch.stack(parts) for parts in zip(*calls, strict=True)), (0,) * len(calls[0])
-        for at, (x, dim) in enumerate(mapped[:tensors]):
-            if x is not None:
-                x = x.expand(info.batch_size, *x.shape) if dim is None else x.movedim(dim, 0)
-                mapped[at] = (x.flatten(0, 1), 0)
-        results = op(*(x for x, _ in mapped))
-        dims = tuple(0 if x.numel() else None for x in results)
-        return tuple(x.unflatten(0, (info.batch_size, -1)) if x.numel() else x for x in results), dims
-
-    return rule
-
-
-attention.register_vmap(_vmap_rule(attention, tensors=4, bias_at=3, bias_gradient=False))
-attention_backward.register_vmap(_vmap_rule(attention_backward, tensors=8, bias_at=5, bias_gradient=True))
+call = differentiable(attention, _save, _gradients, fold_into_batch(lambda *inputs: call(*inputs), tensors=4, shared=3))
+call_backward = differentiable_once(
+    attention_backward,
+    fold_into_batch(lambda *inputs: call_backward(*inputs), tensors=8, shared=5, sums_over_batch=True),
+)
 
 
 @register_flop_formula(torch.ops.saccade.neighborhood_attention)

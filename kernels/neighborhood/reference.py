@@ -1,7 +1,7 @@
 """Neighborhood attention as its definition reads: gather every query's keys, softmax, weighted sum.
 
-Runs on any device and dtype; memory grows with tokens x window x channels. This file is the specification that the other
-backends are tested against.
+Runs on any device and dtype; memory grows with tokens x window x channels. This file is the specification that the
+other backends are tested against.
 """
 
 from collections.abc import Callable

@@ -45,7 +45,7 @@ class Run:
     spacing: int
 
     def part(self, group: int, groups: int, tile: int, tiles: int, stride: int = 1) -> "Run":
-        """Return `groups` groups from `group` on and, of each, every `stride`-th of the `tiles` tiles from `tile` on."""
+        """Return `groups` groups from `group` on and, of each, every `stride`-th of `tiles` tiles from `tile` on."""
         offset = group + tile * self.step
         return replace(
             self,

@@ -1,0 +1,80 @@
+"""Gradient and batching rules for a custom op, in the forms that compilers and torch.func each need."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def differentiable(op: Any, setup_context: Callable, backward: Callable, vmap: Callable) -> Callable[..., Any]:
+    """Register the rules with a `torch.library` custom op and return the function to call it by.
+
+    Compilers trace the op itself. In eager mode the returned function goes through a `torch.autograd.Function`, because
+    the autograd of torch.library does not compose with torch.func.
+
+    Args:
+        op: the result of `torch.library.custom_op`; its inputs are positional.
+        setup_context, backward, vmap: as for `torch.autograd.Function`.
+    """
+    op.register_autograd(backward, setup_context=setup_context)
+    op.register_vmap(vmap)
+    methods = {
+        "forward": staticmethod(lambda *inputs: op(*inputs)),
+        "setup_context": staticmethod(setup_context),
+        "backward": staticmethod(backward),
+        "vmap": staticmethod(vmap),
+        "generate_vmap_rule": False,
+    }
+    function = type(op._qualname.replace("::", "_"), (torch.autograd.Function,), methods)
+
+    def call(*inputs: Any) -> Any:
+        return op(*inputs) if torch.compiler.is_compiling() else function.apply(*inputs)
+
+    return call
+
+
+def differentiable_once(op: Any, vmap: Callable) -> Callable[..., Any]:
+    """Return the function to call a backward op by; asking for the gradient of a gradient is one clear error."""
+
+    def refuse(ctx: Any, *gradients: Tensor) -> None:
+        raise RuntimeError(
+            f"{op._qualname.removesuffix('_backward')} is differentiable once; its gradient has no gradient"
+        )
+
+    return differentiable(op, lambda ctx, inputs, output: None, refuse, vmap)
+
+
+def fold_into_batch(
+    call: Callable[..., tuple[Tensor, ...]], tensors: int, shared: int, sums_over_batch: bool = False
+) -> Callable[..., tuple[tuple[Tensor, ...], tuple[int | None, ...]]]:
+    """Return a vmap rule that folds the mapped axis of the first `tensors` arguments into their batch axis.
+
+    Args:
+        call: the function to call with the folded arguments.
+        tensors: how many of the first arguments are tensors (or None) with a batch axis.
+        shared: index of the one among them without a batch axis, such as a bias.
+        sums_over_batch: some result is a sum over the batch when the shared argument is given.
+
+    A mapped shared argument, or a sum over the batch, needs one call for each entry of the mapped axis.
+    """
+
+    def rule(info: Any, in_dims: tuple, *arguments: Any) -> tuple[tuple[Tensor, ...], tuple[int | None, ...]]:
+        given, settings = list(zip(arguments, in_dims, strict=True))[:tensors], arguments[tensors:]
+        if given[shared][0] is not None and (sums_over_batch or given[shared][1] is not None):
+            calls = [
+                call(*(x if dim is None else x.select(dim, i) for x, dim in given), *settings)
+                for i in range(info.batch_size)
+            ]
+            return tuple(torch.stack(parts) for parts in zip(*calls, strict=True)), (0,) * len(calls[0])
+        folded = []
+        for at, (x, dim) in enumerate(given):
+            if x is not None and at != shared:
+                x = (x.expand(info.batch_size, *x.shape) if dim is None else x.movedim(dim, 0)).flatten(0, 1)
+            folded.append(x)
+        results = call(*folded, *settings)
+        # An empty result stands for the gradient of an argument that is None.
+        unfolded = tuple(x.unflatten(0, (info.batch_size, -1)) if x.dim() > 1 else x for x in results)
+        return unfolded, tuple(0 if x.dim() > 1 else None for x in results)
+
+    return rule

@@ -1,0 +1,9 @@
+import os
+
+import torch
+
+
+def pytest_configure(config):
+    """Share the cores among the workers of pytest-xdist: threads that spin for a core make everything slower."""
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // workers))
