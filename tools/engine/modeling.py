@@ -1,0 +1,131 @@
+"""The model a recipe names, and weights for it from files of any make."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from timm.data import resolve_data_config
+from timm.models import get_pretrained_cfg, is_model, split_model_name_tag
+
+from ..errors import UserError, unknown
+from .settings import Data, Model
+
+
+def check_model_name(name: str) -> None:
+    """Raise unless timm (with saccade's models registered) knows the model and its pretrained tag."""
+    base, tag = split_model_name_tag(name)
+    if not is_model(base):
+        raise unknown("model", name, timm.list_models())
+    if tag:
+        tags = [full.partition(".")[2] for full in timm.list_pretrained(f"{base}.*")]
+        if tag not in tags:
+            raise (
+                unknown(f"pretrained tag of {base}", tag, tags) if tags else UserError(f"{base} has no pretrained tags")
+            )
+
+
+def create_model(model: Model, num_classes: int | None) -> torch.nn.Module:
+    """Create a recipe's model, with `num_classes` outputs (None keeps the number its weights were made for).
+
+    Weights must fit to the last key; a classifier for another number of classes is replaced after loading.
+
+    Errors:
+        UserError: unknown model or tag, arguments it does not take, weights that cannot be had or do not fit.
+    """
+    check_model_name(model.name)
+    overlay, made_for = _weights_source(model)
+    try:
+        created = timm.create_model(
+            model.name,
+            pretrained=overlay is not None,
+            pretrained_cfg_overlay=overlay,
+            num_classes=made_for or num_classes,
+            drop_rate=model.drop_rate,
+            drop_path_rate=model.drop_path_rate,
+            **model.kwargs,
+        )
+    except TypeError as error:
+        raise UserError(
+            f"model.name={model.name} cannot be created with model.kwargs={model.kwargs}: {error}"
+        ) from error
+    except (RuntimeError, OSError, SafetensorError, pickle.UnpicklingError) as error:
+        if overlay is None:
+            raise
+        source = model.weights or "the released weights"
+        raise UserError(f"model.name={model.name} cannot load {source}: {brief(error)}") from error
+    if num_classes is not None and num_classes != created.num_classes:
+        created.reset_classifier(num_classes)
+    return created
+
+
+def _weights_source(model: Model) -> tuple[dict[str, Any] | None, int | None]:
+    """What to lay over the model's pretrained_cfg to load its weights (None: no weights), and their classes."""
+    if model.weights is None:
+        return ({}, get_pretrained_cfg(model.name).num_classes) if model.pretrained else (None, None)
+    made_for = model.weights_classes or get_pretrained_cfg(model.name).num_classes
+    if Path(model.weights).is_file():
+        return {"file": model.weights, "num_classes": made_for}, made_for
+    base, tag = split_model_name_tag(model.weights)
+    if not (tag and is_model(base)):
+        raise UserError(f"model.weights={model.weights} is neither a file nor released weights (name.tag)")
+    check_model_name(model.weights)
+    source = get_pretrained_cfg(model.weights)
+    return {"url": source.url, "num_classes": source.num_classes}, source.num_classes
+
+
+def brief(error: Exception, most: int = 300) -> str:
+    """An exception's text on one line, cut where it gets long (a state dict's keys)."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= most else text[:most] + " ..."
+
+
+def data_config(data: Data, model: torch.nn.Module, test_size: bool = False) -> dict[str, Any]:
+    """Input size, normalisation, interpolation and crop: the model's pretrained_cfg under the recipe's `data`.
+
+    `test_size` takes the size and crop a pretrained_cfg names for testing where it has one, as timm's validation does.
+    """
+    names = ("input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode")
+    chosen = {name: getattr(data, name) for name in names}
+    try:
+        return resolve_data_config(chosen, model=model, use_test_size=test_size)
+    except AssertionError as error:
+        raise UserError(
+            f"data.mean={data.mean} and data.std={data.std} do not fit data.input_size={data.input_size}"
+        ) from error
+
+
+def load_weights(model: torch.nn.Module, file: Path) -> None:
+    """Load a file of this model's own keys, as training saves it; nothing is loaded unless everything fits.
+
+    Errors:
+        UserError: the file cannot be read, or its keys or shapes differ from the model's; the message names them.
+    """
+    try:
+        state = load_file(file)
+    except FileNotFoundError as error:
+        raise UserError(f"no such file: {file}") from error
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{file} is not a readable safetensors file ({brief(error)}); it may be cut short") from error
+    wanted = model.state_dict()
+    problems = []
+    missing, extra = sorted(wanted.keys() - state.keys()), sorted(state.keys() - wanted.keys())
+    if missing:
+        problems.append(f"{len(missing)} keys missing ({', '.join(missing[:3])}{', ...' if len(missing) > 3 else ''})")
+    if extra:
+        problems.append(f"{len(extra)} keys unknown ({', '.join(extra[:3])}{', ...' if len(extra) > 3 else ''})")
+    shapes = [
+        f"{key} is {list(state[key].shape)} there and {list(value.shape)} here"
+        for key, value in wanted.items()
+        if key in state and state[key].shape != value.shape
+    ]
+    if shapes:
+        problems.append("; ".join(shapes[:3]) + (f"; and {len(shapes) - 3} more" if len(shapes) > 3 else ""))
+    if problems:
+        raise UserError(f"{file} does not fit this {type(model).__name__}: {'; '.join(problems)}")
+    model.load_state_dict(state)

@@ -1,0 +1,106 @@
+"""`saccade evaluate`: accuracy of a run's best weights, of a weights file, or of released weights."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from .engine.checkpoint import AVERAGE, BEST, LAST
+from .engine.console import Console
+from .engine.datasets import open_images
+from .engine.distributed import connect
+from .engine.evaluation import evaluate as measure
+from .engine.loading import evaluation_loader
+from .engine.modeling import create_model, data_config, load_weights
+from .engine.run_directory import locate, newest_run, read_config
+from .engine.settings import Settings
+from .errors import UserError
+from .launch import Request, launch
+from .saved_settings import reuse, settings_of
+
+
+def main(words: list[str]) -> None:
+    launch("evaluate", words, evaluate)
+
+
+def evaluate(request: Request) -> dict[str, float]:
+    """Evaluate what the request names; prints and returns the figures."""
+    settings, _ = settings_of(request.config)
+    with connect(settings.runtime.device) as processes:
+        console = Console(processes.main)
+        settings, weights, recorded = processes.from_main(lambda: _choose(settings, request))
+        if settings.runtime.threads is not None:
+            torch.set_num_threads(settings.runtime.threads)
+
+        images = open_images(settings.data, training=False)
+        released = settings.model.pretrained
+        classes = settings.model.num_classes or (None if released else len(images.classes))
+        architecture = replace(settings.model, weights_classes=settings.model.weights_classes or classes)
+        model = create_model(architecture, classes)
+        collection, here = settings.data.root or settings.data.kind, len(images.classes)
+        if model.num_classes < here or (model.num_classes > here and settings.model.num_classes is None):
+            raise UserError(
+                f"{settings.model.name} tells {model.num_classes} classes apart, {collection} has {here}: evaluate on "
+                "the data set these weights were made for"
+            )
+        if weights is not None:
+            load_weights(model, weights)
+        model.to(processes.device).eval()
+        if settings.runtime.channels_last:
+            model.to(memory_format=torch.channels_last)
+        config = data_config(settings.data, model, test_size=released)
+        loader = evaluation_loader(settings, images, config, processes)
+        forward = torch.compile(model) if settings.runtime.compile else model
+        figures = measure(
+            forward, loader, processes, console, settings.runtime.precision, settings.runtime.channels_last
+        )
+
+        source = weights or settings.model.weights or "released weights"
+        size = "x".join(map(str, config["input_size"][1:]))
+        console.print(
+            f"{settings.model.name} at {size} on {figures['images']} images of {collection}: "
+            f"top-1 {figures['top1']:.2f}  top-5 {figures['top5']:.2f}  loss {figures['loss']:.4f}  "
+            f"{figures['images_per_second']:.0f} images/s"
+        )
+        console.print(f"weights: {source}")
+        if recorded:
+            console.print(f"recorded in training: {recorded}")
+        return figures
+
+
+def _choose(settings: Settings, request: Request) -> tuple[Settings, Path | None, str]:
+    """The settings to evaluate under, the weights file (None: the model brings its own), what training recorded."""
+    if settings.checkpoint is not None:
+        path = Path(settings.checkpoint)
+        if not path.exists():
+            raise UserError(f"checkpoint={path}: no such run directory or file")
+    elif settings.model.pretrained or settings.model.weights:
+        return settings, None, ""
+    else:
+        path = newest_run(settings.run.root, request.recipe)
+        if path is None:
+            raise UserError(
+                f"no run of {request.recipe} under run.root={settings.run.root}: train it, or pass checkpoint=<run "
+                "directory or file> or model.pretrained=true"
+            )
+    run, checkpoint = locate(path, BEST)
+    if run is not None and checkpoint is None:
+        run, checkpoint = locate(path, LAST)
+    if checkpoint is None:
+        if path.is_dir():
+            raise UserError(f"checkpoint={path} holds no complete checkpoint")
+        return replace(settings, model=replace(settings.model, pretrained=False, weights=str(path))), None, ""
+    weights = path if path.is_file() else checkpoint.best_weights
+    settings, _ = reuse(read_config(run), request, without=("checkpoint", "resume"))
+    settings = replace(settings, model=replace(settings.model, pretrained=False, weights=None))
+    metrics = checkpoint.summary()["metrics"]
+    prefix = "ema_" if weights.name == AVERAGE else ""
+    recorded = ""
+    if f"{prefix}top1" in metrics:
+        recorded = f"epoch {metrics['epoch']}, " + "  ".join(
+            f"{name} {metrics[prefix + key]:{form}}"
+            for name, key, form in (("top-1", "top1", ".2f"), ("top-5", "top5", ".2f"), ("loss", "loss", ".4f"))
+        )
+    return settings, weights, recorded

@@ -1,0 +1,111 @@
+"""What `saccade --help` and `saccade <verb> --help` say."""
+
+from __future__ import annotations
+
+from .recipe import DEFAULT, describe_recipes
+
+VERBS = {
+    "train": "train a model by a recipe, or go on with a run",
+    "evaluate": "accuracy of a run, of a weights file or of released weights",
+    "list": "the models, or the recipes",
+    "checkpoints": "write checkpoints.md, the table of released weights",
+}
+
+_TRAIN = """\
+usage: saccade train [RECIPE] [KEY=VALUE ...] [--cfg job] [--multirun]
+
+Trains a model by a recipe (default {default}) and keeps everything about the run in one directory: resolved
+settings, environment, metrics.csv, throughput.csv, curves.png, log.txt and the checkpoints `last` and `best`.
+RECIPE is one of those below or the path of a YAML file of your own; every KEY=VALUE is a Hydra override of it.
+
+examples
+  saccade train                                     real digits on a CPU, about a minute
+  saccade train model.name=resnet10t                any timm model
+  saccade train classification/nat_tiny_in1k data.root=/data/imagenet
+  torchrun --nproc-per-node 8 -m saccade.tools train classification/nat_tiny_in1k data.root=/data/imagenet
+  saccade train resume=auto                         go on with the newest run of the recipe, bit for bit on a CPU
+  saccade train run.dir=runs/mine resume=auto       start it, or go on with it: the form for job queues
+  saccade train --cfg job                           print the composed recipe and stop
+  saccade train --multirun optimizer.lr=1e-3,5e-4   one run per value
+  saccade train ... --multirun hydra/launcher=submitit_slurm hydra.launcher.tasks_per_node=8
+                hydra.launcher.gpus_per_node=8      the same on SLURM (pip install 'saccade[slurm]')
+
+recipes
+{recipes}
+
+main keys (--cfg job shows all)
+  batch_size            images per update over all processes; each process's share is split further if it exceeds
+                        runtime.max_batch_per_process, and the gradients accumulate
+  model.name            a timm name; also model.pretrained, .weights (a file), .drop_path_rate, .kwargs
+  data                  digits, or folder: data.root with train/ and val/, a folder per class; data.workers, .input_size
+  augment               light, imagenet or finetune; augment.mixup, .cutmix, .auto_augment, .erase_prob, ...
+  optimizer             adamw or sgd; optimizer.name (any of timm's), .lr, .weight_decay, .layer_decay, .clip,
+                        .ema_decay
+  schedule              cosine or constant; schedule.epochs, .warmup_epochs, .cooldown_epochs, .min_lr
+  runtime               default or mixed; runtime.device, .precision, .compile, .channels_last, .threads
+  logger                csv always; logger=tensorboard, logger=wandb (offline without a login), or both:
+                        logger=[tensorboard,wandb]
+  run.dir, run.root     the run directory, or where new ones go; run.checkpoint_every=N also saves in mid-epoch
+  resume                auto, a run directory or one of its checkpoints
+  seed                  of everything random; the same seed and machine give the same numbers
+
+SACCADE_DEBUG=1 shows the full traceback of an error."""
+
+_EVALUATE = """\
+usage: saccade evaluate [RECIPE] [checkpoint=PATH | model.pretrained=true] [KEY=VALUE ...]
+
+Prints top-1, top-5, loss and images per second on a recipe's evaluation images, each counted once over all processes.
+What is evaluated, first match:
+  checkpoint=RUN        the best weights of a run directory (the average, if the run kept one), under that run's own
+                        settings; a path to one checkpoint in it or to one weights file works too
+  checkpoint=FILE       any other weights file: a .safetensors of ours or an official .pth, under the recipe's settings
+  model.pretrained=true the released weights of model.name, at their own test size, mean, std, interpolation and crop
+  nothing               the newest run of the recipe
+KEY=VALUE overrides are applied last.
+
+examples
+  saccade evaluate                                  the newest quickstart run
+  saccade evaluate checkpoint=runs/classification/quickstart/2026-01-31_12-00-00
+  saccade evaluate classification/nat_tiny_in1k model.pretrained=true data.root=/data/imagenet
+  saccade evaluate classification/nat_tiny_in1k checkpoint=nat_tiny.pth data.root=/data/imagenet
+  torchrun --nproc-per-node 8 -m saccade.tools evaluate classification/nat_tiny_in1k model.pretrained=true ...
+
+recipes
+{recipes}
+
+main keys: data.root, data.workers, data.input_size, data.crop_pct, runtime.max_batch_per_process (batch size),
+runtime.precision, runtime.device, runtime.compile"""
+
+_LIST = """\
+usage: saccade list [PATTERN] [--pretrained]
+       saccade list recipes
+
+Lists saccade's models: name, parameters, input size, tags of released weights with their published ImageNet-1k top-1.
+PATTERN is part of a name, or a wildcard pattern.
+
+examples
+  saccade list
+  saccade list 'dinat_s_*' --pretrained
+  saccade list recipes"""
+
+_CHECKPOINTS = """\
+usage: saccade checkpoints
+
+Writes checkpoints.md, the table of every released checkpoint, from the models' pretrained configurations."""
+
+
+def overview() -> str:
+    """The help of the command itself."""
+    verbs = "\n".join(f"  {verb:12} {summary}" for verb, summary in VERBS.items())
+    return (
+        "saccade: vision backbones whose token mixers are not plain softmax attention\n\n"
+        "usage: saccade VERB [...]\n\n"
+        f"{verbs}\n\n"
+        "saccade VERB --help tells more. First steps: saccade train, then saccade evaluate."
+    )
+
+
+def verb_help(verb: str) -> str:
+    """The help of one verb."""
+    text = {"train": _TRAIN, "evaluate": _EVALUATE, "list": _LIST, "checkpoints": _CHECKPOINTS}[verb]
+    return text.replace("{default}", DEFAULT).replace("{recipes}", describe_recipes())

@@ -1,0 +1,49 @@
+"""`saccade train`: run a recipe, or go on with a run."""
+
+from __future__ import annotations
+
+import torch
+
+from .engine.checkpoint import AVERAGE, MODEL, CheckpointStore
+from .engine.console import Console
+from .engine.distributed import connect
+from .engine.loop import Trainer
+from .engine.run_directory import Start, check_unchanged, find_resumed, new_run, read_config
+from .launch import Request, launch
+from .saved_settings import reuse, settings_of
+
+
+def main(words: list[str]) -> None:
+    launch("train", words, train)
+
+
+def train(request: Request) -> None:
+    """Train what the request's recipe says; prints the result and where its files are."""
+    settings, config = settings_of(request.config)
+    with connect(settings.runtime.device) as processes:
+        console = Console(processes.main)
+        place = (settings.run.root, request.recipe, settings.run.dir)
+        found = processes.from_main(lambda: find_resumed(settings.resume, *place)) if settings.resume else None
+        if found:
+            run, checkpoint = found
+            saved = read_config(run)
+            settings, config = reuse(saved, request)
+            check_unchanged(run, saved, config)
+        else:
+            checkpoint = None
+            run = processes.from_main(lambda: new_run(*place, resuming=settings.resume is not None))
+            if settings.resume:
+                console.print("nothing to resume yet: starting a new run")
+        if settings.runtime.threads is not None:
+            torch.set_num_threads(settings.runtime.threads)
+
+        trainer = Trainer(settings, processes, console)
+        trainer.train(run, Start(request.recipe, request.command), config, checkpoint)
+
+        best, progress = CheckpointStore(run).find("best"), trainer.progress
+        console.print(f"best: top-1 {progress.best:.2f} % in epoch {progress.best_epoch} of {progress.epoch}")
+        console.print(f"files: {run}  (metrics.csv, curves.png, config.yaml, environment.json, log.txt, checkpoints)")
+        if best is not None:
+            weights = AVERAGE if best.average else MODEL
+            console.print(f"weights: {run}/checkpoints/best/{weights}")
+        console.print(f"evaluate: saccade evaluate checkpoint={run}")
