@@ -5,6 +5,7 @@ from typing import Any
 from torch import nn
 
 from .block import MixerBlock
+from .conv_mlp import ConvMLP
 from .downsample import ConvDownsample, PatchMerging
 from .global_attention import GlobalAttention
 from .neighborhood import NeighborhoodAttention

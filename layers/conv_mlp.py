@@ -1,0 +1,31 @@
+"""MLP with a convolution inside, which tells tokens their surroundings."""
+
+from timm.layers import to_2tuple
+from torch import Tensor, nn
+
+
+class ConvMLP(nn.Module):
+    """Linear, depthwise convolution, GELU, linear over a channels-last map, [B, H, W, C] -> [B, H, W, C].
+
+    Args:
+        dim, hidden_dim: channels C, and channels between the linear layers.
+        kernel_size: odd extent of the depthwise convolution, which is zero-padded to keep the map.
+        drop: probability of dropout after GELU and after the last layer; one value, or one for each.
+
+    Source: Mix-FFN of arXiv 2105.15203; with GELU after the convolution as in VAN, arXiv 2202.09741, and LITv2,
+    arXiv 2205.13213.
+    """
+
+    def __init__(self, dim: int, hidden_dim: int, kernel_size: int = 3, drop: float | tuple[float, float] = 0.0):
+        super().__init__()
+        drop1, drop2 = to_2tuple(drop)
+        self.fc1 = nn.Linear(dim, hidden_dim)
+        self.dwconv = nn.Conv2d(hidden_dim, hidden_dim, kernel_size, padding=kernel_size // 2, groups=hidden_dim)
+        self.act = nn.GELU()
+        self.drop1 = nn.Dropout(drop1)
+        self.fc2 = nn.Linear(hidden_dim, dim)
+        self.drop2 = nn.Dropout(drop2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.dwconv(self.fc1(x).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        return self.drop2(self.fc2(self.drop1(self.act(x))))
