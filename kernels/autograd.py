@@ -1,6 +1,6 @@
 """Gradient and batching rules for a custom op, in the forms that compilers and torch.func each need."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -46,33 +46,43 @@ def differentiable_once(op: Any, vmap: Callable) -> Callable[..., Any]:
 
 
 def fold_into_batch(
-    call: Callable[..., tuple[Tensor, ...]], tensors: int, shared: int, sums_over_batch: bool = False
-) -> Callable[..., tuple[tuple[Tensor, ...], tuple[int | None, ...]]]:
+    call: Callable[..., Tensor | tuple[Tensor, ...]],
+    tensors: int,
+    shared: Sequence[int] = (),
+    sums_over_batch: bool = False,
+) -> Callable[..., tuple[Any, Any]]:
     """Return a vmap rule that folds the mapped axis of the first `tensors` arguments into their batch axis.
 
     Args:
         call: the function to call with the folded arguments.
         tensors: how many of the first arguments are tensors (or None) with a batch axis.
-        shared: index of the one among them without a batch axis, such as a bias.
-        sums_over_batch: some result is a sum over the batch when the shared argument is given.
+        shared: indices of those among them without a batch axis, such as a bias.
+        sums_over_batch: some result is a sum over the batch when a shared argument is given.
 
     A mapped shared argument, or a sum over the batch, needs one call for each entry of the mapped axis.
     """
 
-    def rule(info: Any, in_dims: tuple, *arguments: Any) -> tuple[tuple[Tensor, ...], tuple[int | None, ...]]:
+    shared = (shared,) if isinstance(shared, int) else shared
+
+    def rule(info: Any, in_dims: tuple, *arguments: Any) -> tuple[Any, Any]:
         given, settings = list(zip(arguments, in_dims, strict=True))[:tensors], arguments[tensors:]
-        if given[shared][0] is not None and (sums_over_batch or given[shared][1] is not None):
+        alone = [given[at] for at in shared if given[at][0] is not None]
+        if any(sums_over_batch or dim is not None for _, dim in alone):
             calls = [
                 call(*(x if dim is None else x.select(dim, i) for x, dim in given), *settings)
                 for i in range(info.batch_size)
             ]
+            if isinstance(calls[0], Tensor):
+                return torch.stack(calls), 0
             return tuple(torch.stack(parts) for parts in zip(*calls, strict=True)), (0,) * len(calls[0])
         folded = []
         for at, (x, dim) in enumerate(given):
-            if x is not None and at != shared:
+            if x is not None and at not in shared:
                 x = (x.expand(info.batch_size, *x.shape) if dim is None else x.movedim(dim, 0)).flatten(0, 1)
             folded.append(x)
         results = call(*folded, *settings)
+        if isinstance(results, Tensor):
+            return results.unflatten(0, (info.batch_size, -1)), 0
         # An empty result stands for the gradient of an argument that is None.
         unfolded = tuple(x.unflatten(0, (info.batch_size, -1)) if x.dim() > 1 else x for x in results)
         return unfolded, tuple(0 if x.dim() > 1 else None for x in results)

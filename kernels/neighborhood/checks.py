@@ -5,18 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-
-
-def per_axis(name: str, value, rank: int, kind: type) -> tuple:
-    """Return `value` as one entry for each of `rank` axes, all of type `kind`."""
-    entries = tuple(value) if isinstance(value, Sequence) else (value,) * rank
-    if len(entries) != rank:
-        raise ValueError(f"{name}={value!r} has {len(entries)} entries; valid: one {kind.__name__} or {rank} of them")
-    for entry in entries:
-        if not isinstance(entry, kind) or (kind is int and isinstance(entry, bool)):
-            raise ValueError(f"{name}={value!r} must be of type {kind.__name__}, got {type(entry).__name__}")
-    return entries
+from ..checks import FLOATS, per_axis
 
 
 def check_tensors(q: Tensor, k: Tensor, v: Tensor) -> int:

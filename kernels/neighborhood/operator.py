@@ -83,10 +83,12 @@ def _gradients(ctx, dout, dlse):
     return dq, dk, dv, None if bias is None else dbias, *(None for _ in ctx.settings)
 
 
-call = differentiable(attention, _save, _gradients, fold_into_batch(lambda *inputs: call(*inputs), tensors=4, shared=3))
+call = differentiable(
+    attention, _save, _gradients, fold_into_batch(lambda *inputs: call(*inputs), tensors=4, shared=(3,))
+)
 call_backward = differentiable_once(
     attention_backward,
-    fold_into_batch(lambda *inputs: call_backward(*inputs), tensors=8, shared=5, sums_over_batch=True),
+    fold_into_batch(lambda *inputs: call_backward(*inputs), tensors=8, shared=(5,), sums_over_batch=True),
 )
 
 

@@ -1,0 +1,39 @@
+"""Argument checks that operators share: one error that names the argument, its value and what would be valid."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+def per_axis(name: str, value, rank: int, kind: type) -> tuple:
+    """Return `value` as one entry for each of `rank` axes, all of type `kind`."""
+    entries = tuple(value) if isinstance(value, Sequence) else (value,) * rank
+    if len(entries) != rank:
+        raise ValueError(f"{name}={value!r} has {len(entries)} entries; valid: one {kind.__name__} or {rank} of them")
+    for entry in entries:
+        if not isinstance(entry, kind) or (kind is int and isinstance(entry, bool)):
+            raise ValueError(f"{name}={value!r} must be of type {kind.__name__}, got {type(entry).__name__}")
+    return entries
+
+
+def check_map(name: str, x: Tensor) -> None:
+    """Check that `x` is a floating channels-last map [B, H, W, C]."""
+    if x.dim() != 4:
+        raise ValueError(f"{name} has shape {list(x.shape)}; valid: [B, H, W, C]")
+    if min(x.shape[1:]) < 1:
+        raise ValueError(f"{name} has shape {list(x.shape)}; valid: H, W and C of at least 1")
+    if x.dtype not in FLOATS:
+        raise ValueError(f"{name} has dtype {x.dtype}; valid: float16, bfloat16, float32, float64")
+
+
+def check_parameter(name: str, parameter: Tensor, shape: Sequence[int], x: Tensor) -> None:
+    """Check a weight or bias: its shape, a dtype that is float32 or that of the map `x`, and the device of `x`."""
+    if list(parameter.shape) != list(shape):
+        raise ValueError(f"{name} has shape {list(parameter.shape)}; valid: {list(shape)}")
+    if parameter.dtype not in (x.dtype, torch.float32):
+        raise ValueError(f"{name} has dtype {parameter.dtype}; valid: that of x, {x.dtype}, or torch.float32")
+    if parameter.device != x.device:
+        raise ValueError(f"{name} is on {parameter.device}; valid: the device of x, {x.device}")
