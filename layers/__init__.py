@@ -1,12 +1,14 @@
 """Modules that models are built from: token mixers, one a file, and the stems, norms and blocks around them."""
 
+from inspect import signature
 from typing import Any
 
 from torch import nn
 
 from .block import MixerBlock
 from .conv_mlp import ConvMLP
-from .downsample import ConvDownsample, PatchMerging
+from .downsample import ConvDownsample, PatchDownsample, PatchMerging
+from .focal_modulation import FocalModulation
 from .global_attention import GlobalAttention
 from .neighborhood import NeighborhoodAttention
 from .norm import BatchNorm
@@ -14,16 +16,18 @@ from .position import resize_bias_table
 from .stem import ConvTokenizer, PatchStem
 
 MIXERS: dict[str, type[nn.Module]] = {
+    "focal_modulation": FocalModulation,
     "global_attention": GlobalAttention,
     "neighborhood_attention": NeighborhoodAttention,
 }
 
 
-def build_mixer(name: str, dim: int, num_heads: int, **kwargs: Any) -> nn.Module:
+def build_mixer(name: str, dim: int, num_heads: int | None = None, **kwargs: Any) -> nn.Module:
     """Build the token mixer called `name`, a module [B, H, W, dim] -> [B, H, W, dim].
 
     Args:
         name: one of `MIXERS`.
+        num_heads: for mixers that have heads; the others do without.
         kwargs: passed to the mixer, e.g. `window` and `dilation` of neighborhood attention.
 
     Raises:
@@ -31,4 +35,6 @@ def build_mixer(name: str, dim: int, num_heads: int, **kwargs: Any) -> nn.Module
     """
     if name not in MIXERS:
         raise ValueError(f"mixer {name!r} is unknown; there are {', '.join(sorted(MIXERS))}")
-    return MIXERS[name](dim, num_heads, **kwargs)
+    mixer = MIXERS[name]
+    heads = {"num_heads": num_heads} if "num_heads" in signature(mixer).parameters else {}
+    return mixer(dim, **heads, **kwargs)

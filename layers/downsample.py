@@ -1,9 +1,12 @@
-"""Downsamplers between stages, [B, H, W, in_dim] -> [B, ceil(H/2), ceil(W/2), dim]."""
+"""Downsamplers between stages, [B, H, W, in_dim] -> [B, ceil(H/2), ceil(W/2), dim] unless they say otherwise."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from .stem import PatchStem
 
 
 class ConvDownsample(nn.Module):
@@ -16,6 +19,16 @@ class ConvDownsample(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.norm(self.reduction(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
+
+
+class PatchDownsample(PatchStem):
+    """A `PatchStem` on a channels-last map, over patches of 2 unless told: [B, H, W, in_dim] -> [B, h, w, dim]."""
+
+    def __init__(self, in_dim: int, dim: int, patch: int = 2, **kwargs: Any):
+        super().__init__(in_dim, dim, patch, **kwargs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.permute(0, 3, 1, 2))
 
 
 class PatchMerging(nn.Module):

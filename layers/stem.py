@@ -28,21 +28,41 @@ class ConvTokenizer(nn.Module):
 
 
 class PatchStem(nn.Module):
-    """One convolution over disjoint patches, then a norm: [B, C, H, W] -> [B, ceil(H/patch), ceil(W/patch), dim].
+    """One convolution, over disjoint patches unless told, then a norm: [B, C, H, W] -> [B, h, w, dim].
 
-    The image is zero-padded at the bottom and right to a multiple of the patch.
-    Source: arXiv 2103.14030, as used by DiNAT_s and the isotropic models of arXiv 2209.15001.
+    The image is zero-padded at the bottom and right: to a multiple of the patch, so that h = ceil(H / patch); without
+    `ceil_mode` only to what gives the smallest map, 1, and the convolution drops what remains.
+
+    Args:
+        patch: stride of the convolution.
+        kernel, padding: its kernel, the patch by default, and the zeros on every side.
+
+    Source: arXiv 2103.14030, as used by DiNAT_s, the isotropic models of arXiv 2209.15001, and arXiv 2203.11926.
     """
 
-    def __init__(self, in_chans: int, dim: int, patch: int = 4, norm: Callable[[int], nn.Module] = nn.LayerNorm):
+    def __init__(
+        self,
+        in_chans: int,
+        dim: int,
+        patch: int = 4,
+        norm: Callable[[int], nn.Module] = nn.LayerNorm,
+        kernel: int | None = None,
+        padding: int = 0,
+        ceil_mode: bool = True,
+    ):
         super().__init__()
         self.stride = patch
-        self.conv = nn.Conv2d(in_chans, dim, kernel_size=patch, stride=patch)
+        self.ceil_mode = ceil_mode
+        self.conv = nn.Conv2d(in_chans, dim, kernel or patch, stride=patch, padding=padding)
+        self.smallest = max((kernel or patch) - 2 * padding, 1)
         self.norm = norm(dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        pad_height, pad_width = -x.shape[-2] % self.stride, -x.shape[-1] % self.stride
+        pad_height, pad_width = self._lack(x.shape[-2]), self._lack(x.shape[-1])
         if pad_height or pad_width:
             x = F.pad(x, (0, pad_width, 0, pad_height))
         x = x.contiguous(memory_format=torch.channels_last)
         return self.norm(self.conv(x).permute(0, 2, 3, 1))
+
+    def _lack(self, extent: int) -> int:
+        return -extent % self.stride if self.ceil_mode else max(self.smallest - extent, 0)
