@@ -62,8 +62,6 @@ def fold_into_batch(
     A mapped shared argument, or a sum over the batch, needs one call for each entry of the mapped axis.
     """
 
-    shared = (shared,) if isinstance(shared, int) else shared
-
     def rule(info: Any, in_dims: tuple, *arguments: Any) -> tuple[Any, Any]:
         given, settings = list(zip(arguments, in_dims, strict=True))[:tensors], arguments[tensors:]
         alone = [given[at] for at in shared if given[at][0] is not None]
