@@ -7,9 +7,12 @@ from torch import nn
 
 from .block import MixerBlock
 from .conv_mlp import ConvMLP
+from .deformable_merging import DeformableMerging
 from .downsample import ConvDownsample, PatchDownsample, PatchMerging
 from .focal_modulation import FocalModulation
 from .global_attention import GlobalAttention
+from .hilo import HiLo
+from .large_kernel_attention import LargeKernelAttention
 from .neighborhood import NeighborhoodAttention
 from .norm import BatchNorm
 from .position import resize_bias_table
@@ -18,6 +21,8 @@ from .stem import ConvTokenizer, PatchStem
 MIXERS: dict[str, type[nn.Module]] = {
     "focal_modulation": FocalModulation,
     "global_attention": GlobalAttention,
+    "hilo": HiLo,
+    "large_kernel_attention": LargeKernelAttention,
     "neighborhood_attention": NeighborhoodAttention,
 }
 

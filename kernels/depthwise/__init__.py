@@ -1,0 +1,43 @@
+"""Depthwise convolution: every channel of a map is convolved with a kernel of its own."""
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from .. import dispatch
+from ..autocast import cast
+from .checks import check_convolution
+from .operator import OPERATOR, call
+
+__all__ = ["depthwise_conv2d"]
+
+
+def depthwise_conv2d(
+    x: Tensor, weight: Tensor, bias: Tensor | None = None, dilation: int | Sequence[int] = 1
+) -> Tensor:
+    """Convolve each channel of a channels-last map with its own kernel, zero-padded to keep the map.
+
+    Made for kernels that are large, dilated or both; torch's own convolution is the better one for small ones.
+
+    Args:
+        x: [B, H, W, C]; under autocast it is cast to the autocast dtype.
+        weight: [C, 1, kh, kw] as torch.nn.Conv2d has it, of odd extents; in the dtype of x or float32.
+        bias: [C], in the dtype of x or float32.
+        dilation: steps between the taps of the kernel; one value, or one for rows and one for columns.
+
+    Returns:
+        [B, H, W, C] in the dtype of x, differentiable once. Sums are taken in float32 (float64 for float64 inputs).
+
+    Raises:
+        ValueError: an argument has a shape, dtype, device or value that is not valid.
+    """
+    (x,) = cast(x)
+    return call(x, weight, bias, check_convolution(x, weight, bias, dilation), dispatch.requested())
+
+
+def _describe(x, weight, bias=None, dilation=1) -> tuple[Tensor, Tensor, Tensor | None, tuple[int, int]]:
+    return x, weight, bias, check_convolution(x, weight, bias, dilation)
+
+
+depthwise_conv2d.operator = OPERATOR
+depthwise_conv2d.describe = _describe

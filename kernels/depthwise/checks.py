@@ -1,0 +1,32 @@
+"""Argument checks of depthwise convolution."""
+
+from torch import Tensor
+
+from ..checks import check_map, check_parameter, per_axis
+
+
+def check_kernel(name: str, weight: Tensor, bias: Tensor | None, x: Tensor) -> None:
+    """Check the weight called `<name>weight` and the bias `<name>bias` of a depthwise convolution of the map x."""
+    channels = x.shape[-1]
+    if weight.dim() != 4 or any(size % 2 == 0 for size in weight.shape[2:]):
+        raise ValueError(
+            f"{name}weight has shape {list(weight.shape)}; valid: [{channels}, 1, kh, kw] with odd kh and kw"
+        )
+    check_parameter(f"{name}weight", weight, (channels, 1, *weight.shape[2:]), x)
+    if bias is not None:
+        check_parameter(f"{name}bias", bias, (channels,), x)
+
+
+def check_dilation(dilation) -> tuple[int, int]:
+    """Return the dilation of rows and of columns."""
+    rows, columns = per_axis("dilation", dilation, 2, int)
+    if min(rows, columns) < 1:
+        raise ValueError(f"dilation={dilation!r}; valid: 1 or more")
+    return rows, columns
+
+
+def check_convolution(x: Tensor, weight: Tensor, bias: Tensor | None, dilation) -> tuple[int, int]:
+    """Check the arguments of a depthwise convolution and return its dilation of rows and of columns."""
+    check_map("x", x)
+    check_kernel("", weight, bias, x)
+    return check_dilation(dilation)
