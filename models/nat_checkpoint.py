@@ -27,12 +27,13 @@ OFFICIAL_NAMES = [
 ]
 
 
-def cfg(url: str = "", **kwargs: Any) -> dict[str, Any]:
-    """Return a pretrained cfg with what all models of the repository have in common."""
+def cfg(url: str = "", input_size: tuple[int, int, int] = (3, 224, 224), reduction: int = 32, **kwargs: Any) -> dict:
+    """Return a pretrained cfg with what all models of the repository have in common; `reduction` is the last stride."""
     return {
         "url": url,
         "num_classes": 1000,
-        "input_size": (3, 224, 224),
+        "input_size": input_size,
+        "pool_size": tuple(size // reduction for size in input_size[1:]),
         "interpolation": "bicubic",
         "crop_pct": 0.875,
         "mean": IMAGENET_DEFAULT_MEAN,
@@ -46,7 +47,7 @@ def cfg(url: str = "", **kwargs: Any) -> dict[str, Any]:
     }
 
 
-def dinat_cfg(path: str, **kwargs: Any) -> dict[str, Any]:
+def dinat_cfg(path: str, **kwargs: Any) -> dict:
     """Return the pretrained cfg of a file of the DiNAT paper, at `path` below its checkpoints."""
     paper = {"paper_name": "Dilated Neighborhood Attention Transformer", "paper_ids": "arXiv:2209.15001"}
     return cfg(DINAT_CHECKPOINTS + path, **paper, **kwargs)

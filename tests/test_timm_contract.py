@@ -1,0 +1,281 @@
+"""What timm asks of a backbone, asked of every model saccade registers; later families are covered as they come."""
+
+import copy
+import math
+import pickle
+from functools import cache
+
+import pytest
+import timm
+import torch
+from timm.models import FeatureInfo
+from timm.optim import param_groups_layer_decay
+
+import saccade
+
+NAMES = saccade.list_models()
+SIZE = 32
+
+
+def build(name, **kwargs):
+    """Build without stochastic depth, so that two runs agree."""
+    torch.manual_seed(0)
+    return timm.create_model(name, drop_path_rate=0.0, **kwargs)
+
+
+@cache
+def build_meta(name, **kwargs):
+    with torch.device("meta"):
+        return timm.create_model(name, **kwargs)
+
+
+def kind(name):
+    """Return which of saccade's modules a model is made of."""
+    modules = build_meta(name, drop_path_rate=0.1).modules()
+    return frozenset(type(module) for module in modules if type(module).__module__.startswith("saccade."))
+
+
+def smallest_of_each_kind():
+    def size(name):
+        return sum(p.numel() for p in build_meta(name, drop_path_rate=0.1).parameters())
+
+    smallest = {}
+    for name in sorted(NAMES, key=size):
+        smallest.setdefault(kind(name), name)
+    return sorted(smallest.values())
+
+
+every = pytest.mark.parametrize("name", NAMES)
+each_kind = pytest.mark.parametrize("name", smallest_of_each_kind())
+
+
+def image(size=SIZE, batch=1, device=None):
+    height, width = (size, size) if isinstance(size, int) else size
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(batch, 3, height, width, generator=generator).to(device or "cpu")
+
+
+def map_size(size, reduction):
+    return tuple(math.ceil(extent / reduction) for extent in size)
+
+
+def run_backward(model):
+    """Return the output, and the gradients by name, of one step."""
+    model.zero_grad(set_to_none=True)
+    out = model(image())
+    out.square().mean().backward()
+    return out.detach(), {name: p.grad for name, p in model.named_parameters()}
+
+
+@every
+def test_trains(name):
+    """Outputs are finite, every parameter gets a gradient, and checkpointing changes neither."""
+    model = build(name, num_classes=42).train()
+    out, gradients = run_backward(model)
+    assert out.shape == (1, 42)
+    assert out.isfinite().all()
+    assert [key for key, grad in gradients.items() if grad is None or not grad.isfinite().all()] == []
+    model.set_grad_checkpointing(True)
+    calls = []
+    block = next(module for module in model.modules() if type(module).__name__ == "MixerBlock")
+    block.norm2.register_forward_hook(lambda *_: calls.append(1))
+    again, recomputed = run_backward(model)
+    assert len(calls) == 2
+    torch.testing.assert_close(again, out)
+    for key, grad in gradients.items():
+        assert (recomputed[key] - grad).norm() <= 1e-4 * grad.norm(), key
+    model.set_grad_checkpointing(False)
+    calls.clear()
+    model(image())
+    assert len(calls) == 1
+
+
+@every
+def test_pretrained_cfgs(name):
+    model = build_meta(name)
+    parameters = model.state_dict()
+    assert timm.models.get_arch_pretrained_cfgs(name)
+    for tag, cfg in timm.models.get_arch_pretrained_cfgs(name).items():
+        assert f"{cfg.classifier}.weight" in parameters
+        assert f"{cfg.first_conv}.weight" in parameters
+        assert cfg.num_classes > 0
+        assert len(cfg.input_size) == 3
+        assert cfg.mean and cfg.std and cfg.interpolation and cfg.license and cfg.paper_ids, tag
+        assert cfg.url or tag.endswith("untrained")
+        features = model.forward_features(image(cfg.input_size[1:], device="meta"))
+        assert tuple(features.shape[1:3]) == cfg.pool_size
+    cfg = model.pretrained_cfg
+    assert model.get_classifier() is model.get_submodule(cfg["classifier"])
+    assert model.num_classes == cfg["num_classes"]
+    assert model(image(cfg["input_size"][1:], device="meta")).shape == (1, cfg["num_classes"])
+
+
+@every
+@pytest.mark.parametrize("size", [(1, 1), (31, 32), (97, 130), (224, 224)])
+def test_input_sizes(name, size):
+    model = build_meta(name)
+    features = model.forward_features(image(size, batch=2, device="meta"))
+    reduction = model.feature_info[-1]["reduction"]
+    assert features.shape == (2, *map_size(size, reduction), model.num_features)
+    assert model.forward_head(features).shape == (2, model.num_classes)
+
+
+@each_kind
+@pytest.mark.parametrize("size", [(1, 1), (1, 70), (97, 33)])
+def test_odd_sizes_compute(name, size):
+    with torch.no_grad():
+        assert build(name).eval()(image(size)).isfinite().all()
+
+
+@every
+def test_head(name):
+    with torch.device("meta"):
+        model = timm.create_model(name, num_classes=7, in_chans=5)
+    x = torch.empty(2, 5, 64, 96, device="meta")
+    features = model.forward_features(x)
+    assert model(x).shape == (2, 7)
+    assert model.forward_head(features, pre_logits=True).shape == (2, model.head_hidden_size)
+    model.reset_classifier(11)
+    assert model(x).shape == (2, 11)
+    assert model.num_classes == 11
+    model.reset_classifier(3, "catavgmax")
+    assert model(x).shape == (2, 3)
+    assert model.forward_head(features, pre_logits=True).shape == (2, model.head_hidden_size)
+    model.reset_classifier(0, "max")
+    assert isinstance(model.get_classifier(), torch.nn.Identity)
+    assert model(x).shape == (2, model.head_hidden_size)
+    model.reset_classifier(0, "")
+    assert model(x).shape == features.shape
+    assert build_meta(name, num_classes=0, global_pool="")(x[:, :3]).shape == features.shape
+
+
+@every
+@pytest.mark.parametrize("choice", [None, (1, 3), (-1,), 2])
+def test_features_only(name, choice):
+    kwargs = {} if choice is None else {"out_indices": choice}
+    model = build_meta(name, features_only=True, **kwargs)
+    maps = model(image((97, 130), batch=2, device="meta"))
+    info = model.feature_info
+    expected = {None: 4, 2: 2}.get(choice) or len(choice)
+    assert len(maps) == len(info.channels()) == expected
+    for value, channels, reduction in zip(maps, info.channels(), info.reduction(), strict=True):
+        assert value.shape == (2, channels, *map_size((97, 130), reduction))
+    if choice is None and len(set(info.reduction())) == 4:
+        assert info.reduction() == [4, 8, 16, 32]
+
+
+@every
+def test_forward_intermediates(name):
+    with torch.device("meta"):
+        model = timm.create_model(name)
+    info = FeatureInfo(model.feature_info, len(model.feature_info))
+    assert len(info.channels()) >= 3
+    x = image((40, 66), device="meta")
+    final, maps = model.forward_intermediates(x)
+    assert final.shape == model.forward_features(x).shape
+    for value, channels, reduction in zip(maps, info.channels(), info.reduction(), strict=True):
+        assert value.shape == (1, channels, *map_size((40, 66), reduction))
+    assert model.prune_intermediate_layers([0, 2]) == [0, 2]
+    assert len(model.steps) == 3
+    assert model.num_classes == 0
+    pruned = model.forward_intermediates(x, indices=[0, 2], intermediates_only=True)
+    assert [value.shape for value in pruned] == [maps[0].shape, maps[2].shape]
+
+
+@each_kind
+def test_intermediates_agree(name):
+    model = build(name).eval()
+    x = image((40, 66))
+    with torch.no_grad():
+        final, maps = model.forward_intermediates(x)
+        torch.testing.assert_close(final, model.forward_features(x))
+        _, normed = model.forward_intermediates(x, indices=1, norm=True, output_fmt="NHWC")
+        torch.testing.assert_close(normed[0], final)
+        early, few = model.forward_intermediates(x, indices=[0, 2], stop_early=True)
+        torch.testing.assert_close(few, [maps[0], maps[2]])
+        torch.testing.assert_close(early.permute(0, 3, 1, 2), maps[2])
+        dense = timm.create_model(name, features_only=True, out_indices=(0, 2)).eval()
+        dense.model.load_state_dict(model.state_dict(), strict=False)
+        torch.testing.assert_close(dense(x), few)
+
+
+def test_unknown_output_format():
+    with pytest.raises(ValueError, match="output_fmt='NLC' must be 'NCHW' or 'NHWC'"):
+        build("nat_nano").forward_intermediates(image(), output_fmt="NLC")
+
+
+@every
+def test_layer_decay(name):
+    """Learning rates grow from stem to head, and no parameter is left out."""
+    model = build_meta(name)
+    groups = param_groups_layer_decay(model, weight_decay=0.05, layer_decay=0.5)
+    names = {id(p): key for key, p in model.named_parameters()}
+    scales = {names[id(p)]: group["lr_scale"] for group in groups for p in group["params"]}
+    assert scales.keys() == set(names.values())
+    assert scales["head.fc.weight"] == 1.0
+    stem = {scale for key, scale in scales.items() if key.startswith("stem.")}
+    assert stem == {min(scales.values())}
+    depth = sum(type(module).__name__ == "MixerBlock" for module in model.modules())
+    assert len(set(scales.values())) >= depth + 2
+    coarse = model.group_matcher(coarse=True)
+    assert len(coarse) == 2
+
+
+@every
+def test_decay_exemptions_exist(name):
+    model = build_meta(name)
+    assert model.no_weight_decay() <= {key for key, _ in model.named_parameters()}
+
+
+@each_kind
+def test_compile(name):
+    model = build(name).eval()
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(image()), model(image()))
+
+
+@every
+def test_export(name):
+    """The exported program equals the model; on meta, where only the graph matters, for all but the smallest."""
+    model = build(name).eval() if name in smallest_of_each_kind() else build_meta(name).eval()
+    x = image(device=next(model.parameters()).device)
+    out = torch.export.export(model, (x,)).module()(x)
+    assert out.shape == (1, model.num_classes)
+    if not x.is_meta:
+        torch.testing.assert_close(out, model(x))
+
+
+@each_kind
+def test_state_dict_round_trip(name):
+    source, target = build(name).eval(), timm.create_model(name).eval()
+    keys = list(source.state_dict())
+    target.load_state_dict(source.state_dict())
+    with torch.no_grad():
+        expected = source(image())
+        assert not torch.equal(timm.create_model(name).eval()(image()), expected)
+        for model in (target, copy.deepcopy(source), pickle.loads(pickle.dumps(source))):
+            assert list(model.state_dict()) == keys
+            assert torch.equal(model(image()), expected)
+
+
+@each_kind
+def test_bfloat16(name):
+    model = build(name).eval()
+    with torch.no_grad():
+        expected = model(image())
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            autocast = model(image())
+        half = model.to(torch.bfloat16)(image().to(torch.bfloat16))
+    assert half.dtype == torch.bfloat16
+    for out in (autocast, half):
+        assert (out.float() - expected).norm() < 0.05 * expected.norm()
+
+
+@each_kind
+def test_stochastic_depth_and_dropout(name):
+    model = timm.create_model(name, drop_path_rate=0.5, drop_rate=0.5)
+    model.train()
+    assert not torch.equal(model(image(batch=4)), model(image(batch=4)))
+    model.eval()
+    assert torch.equal(model(image()), model(image()))
