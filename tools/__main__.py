@@ -10,6 +10,9 @@ from .. import __version__
 from .engine.distributed import in_first_process
 from .errors import UserError, unknown
 from .help import VERBS, overview, verb_help
+from .launch import check_packages
+
+COMPOSED = ("train", "evaluate")  # verbs that compose a recipe
 
 
 def main(words: list[str] | None = None) -> int:
@@ -44,6 +47,8 @@ def _dispatch(words: list[str]) -> int:
     if "-h" in rest or "--help" in rest:
         print(verb_help(verb))
         return 0
+    if verb in COMPOSED:
+        check_packages()
     return import_module(f".{verb}", __package__).main(rest) or 0
 
 

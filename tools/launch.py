@@ -79,17 +79,19 @@ def sort_words(words: list[str]) -> Words:
     return Words(recipe or Recipe(DEFAULT), flags, overrides)
 
 
+def check_packages() -> None:
+    """Raise if a package is missing that composing or recording a run needs; called before anything imports it."""
+    missing = [package for module, package in NEEDED.items() if find_spec(module) is None]
+    if missing:
+        raise UserError(f"this needs {', '.join(missing)}: pip install {' '.join(missing)} (or 'saccade[train]')")
+
+
 def launch(verb: str, words: list[str], task: Callable[[Request], Any]) -> None:
     """Compose the recipe that `words` name and run `task` on it, once or, with --multirun, per combination.
 
     Errors:
-        UserError: a package is missing, the recipe or an override is unknown, or the task raised one.
+        UserError: the recipe or an override is unknown, or the task raised one.
     """
-    missing = [package for module, package in NEEDED.items() if find_spec(module) is None]
-    if missing:
-        raise UserError(
-            f"this command needs {', '.join(missing)}: pip install {' '.join(missing)} (or 'saccade[train]')"
-        )
     sorted_words = sort_words(words)
 
     import hydra
@@ -159,14 +161,17 @@ def _unknown_key(key: str, recipe: Recipe) -> str:
 
 def recipe_keys(recipe: Recipe) -> list[str]:
     """Every key of a recipe, groups included, in dotted form."""
-    from hydra import compose, initialize_config_module
+    from hydra import compose, initialize_config_dir, initialize_config_module
     from hydra.core.global_hydra import GlobalHydra
     from omegaconf import DictConfig
 
-    search = [f"hydra.searchpath=[file://{recipe.directory}]"] if recipe.directory else []
     GlobalHydra.instance().clear()
-    with initialize_config_module("saccade.recipes", version_base="1.3"):
-        config = compose(recipe.name, overrides=search)
+    if recipe.directory:
+        with initialize_config_dir(str(recipe.directory), version_base="1.3"):
+            config = compose(recipe.name, overrides=["hydra.searchpath=[pkg://saccade.recipes]"])
+    else:
+        with initialize_config_module("saccade.recipes", version_base="1.3"):
+            config = compose(recipe.name)
 
     def walk(node: DictConfig, prefix: str) -> list[str]:
         keys = []

@@ -39,9 +39,8 @@ def find_recipe(word: str) -> Recipe:
     names = recipe_names()
     if word in names:
         return Recipe(word)
-    near = closest(word, names) or [name for name in names if name.endswith("/" + word)]
     shorts = {name.rpartition("/")[2]: name for name in names}
-    near = near or [shorts[short] for short in closest(word.rpartition("/")[2], shorts)]
+    near = [shorts[short] for short in closest(word.rpartition("/")[2], shorts, most=3)]
     hint = f"did you mean {' or '.join(near)}?" if near else "saccade list recipes shows them all"
     raise UserError(f"unknown recipe {word!r}: {hint}")
 

@@ -7,6 +7,7 @@ so a run continued in mid-epoch, or with another number of workers, sees the sam
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -69,7 +70,7 @@ class Loader:
         self.loader = DataLoader(
             samples,
             batch_sampler=batches,
-            num_workers=workers,
+            num_workers=min(workers, os.cpu_count() or 1),
             persistent_workers=workers > 0,
             pin_memory=device.type == "cuda",
             collate_fn=_collate,

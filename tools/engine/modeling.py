@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import timm
@@ -50,15 +50,15 @@ def create_model(model: Model, num_classes: int | None) -> torch.nn.Module:
             drop_path_rate=model.drop_path_rate,
             **model.kwargs,
         )
-    except TypeError as error:
-        raise UserError(
-            f"model.name={model.name} cannot be created with model.kwargs={model.kwargs}: {error}"
-        ) from error
-    except (RuntimeError, OSError, SafetensorError, pickle.UnpicklingError) as error:
-        if overlay is None:
-            raise
-        source = model.weights or "the released weights"
-        raise UserError(f"model.name={model.name} cannot load {source}: {brief(error)}") from error
+    except (TypeError, ValueError, AssertionError, RuntimeError, OSError, SafetensorError, UnpicklingError) as error:
+        if overlay is not None:
+            source = model.weights or "the released weights"
+            raise UserError(
+                f"model.name={model.name} cannot load {source}: {brief(error.__cause__ or error)}"
+            ) from error
+        if isinstance(error, (TypeError, ValueError, AssertionError)):
+            raise UserError(f"model.name={model.name}, model.kwargs={model.kwargs}: {brief(error)}") from error
+        raise
     if num_classes is not None and num_classes != created.num_classes:
         created.reset_classifier(num_classes)
     return created

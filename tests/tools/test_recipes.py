@@ -1,0 +1,104 @@
+"""Every recipe composes, fits the types, names a model there is, and says what was published."""
+
+import pytest
+import timm
+from hydra import compose, initialize_config_module
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import OmegaConf
+from timm.models import get_pretrained_cfg
+
+from saccade.tools.engine.settings import Settings, read_settings
+from saccade.tools.recipe import HOME, header, recipe_names
+
+
+def settings_of(name: str, *overrides: str) -> Settings:
+    GlobalHydra.instance().clear()
+    with initialize_config_module("saccade.recipes", version_base="1.3"):
+        return read_settings(compose(name, overrides=list(overrides)))
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_recipe_is_complete(name):
+    settings = settings_of(name, *([] if name.endswith("quickstart") else ["data.root=/data"]))
+    assert timm.is_model(settings.model.name)
+    if settings.model.weights:
+        assert get_pretrained_cfg(settings.model.weights).url
+    text = "\n".join(header(name))
+    assert "saccade" in text and "Expected: " in text and "Source: " in text
+    assert name.endswith("quickstart") or f"train {name} " in text
+
+
+@pytest.mark.parametrize("name", [name for name in recipe_names() if "in1k" in name])
+def test_expected_accuracy_is_the_published_one(name):
+    settings = settings_of(name, "data.root=/data")
+    family = __import__("sys").modules[timm.model_entrypoint(settings.model.name).__module__]
+    tag = "shi_in22k_ft_in1k" if "in22k" in name else "shi_in1k"
+    published = family.published_top1[f"{settings.model.name}.{tag}"]
+    assert f"Expected: {published} % top-1" in "\n".join(header(name))
+
+
+def test_published_hyperparameters():
+    """SHI-Labs' classification recipe: train.py and the configs of each variant."""
+    tiny = settings_of("classification/nat_tiny_in1k", "data.root=/data")
+    assert (tiny.batch_size, tiny.seed) == (8 * 128, 42)
+    optimizer, schedule, augment = tiny.optimizer, tiny.schedule, tiny.augment
+    assert (optimizer.name, optimizer.lr, optimizer.weight_decay, optimizer.clip) == ("adamw", 1e-3, 0.05, 5.0)
+    assert (optimizer.betas, optimizer.eps, optimizer.ema_decay) == ([0.9, 0.999], 1e-8, None)
+    assert (schedule.name, schedule.epochs, schedule.cooldown_epochs) == ("cosine", 300, 10)
+    assert (schedule.warmup_epochs, schedule.warmup_lr, schedule.min_lr) == (20, 1e-6, 5e-6)
+    assert (augment.mixup, augment.cutmix, augment.mix_prob, augment.mix_switch_prob) == (0.8, 1.0, 1.0, 0.5)
+    assert (augment.auto_augment, augment.label_smoothing) == ("rand-m9-mstd0.5-inc1", 0.1)
+    assert (augment.erase_prob, augment.erase_mode, augment.erase_count) == (0.25, "pixel", 1)
+    assert (augment.scale, augment.interpolation, tiny.runtime.precision) == ([0.08, 1.0], "random", "float16")
+
+
+@pytest.mark.parametrize(
+    ("recipe", "drop_path"),
+    [
+        ("nat_mini", 0.2),
+        ("nat_small", 0.3),
+        ("nat_base", 0.5),
+        ("dinat_mini", 0.2),
+        ("dinat_tiny", 0.2),
+        ("dinat_small", 0.3),
+        ("dinat_base", 0.5),
+        ("dinat_s_tiny", 0.2),
+        ("dinat_s_small", 0.3),
+        ("dinat_s_base", 0.5),
+        ("nat_isotropic_small", 0.1),
+        ("nat_isotropic_base", 0.4),
+        ("dinat_isotropic_base", 0.4),
+        ("vit_rpb_base", 0.4),
+    ],
+)
+def test_variants(recipe, drop_path):
+    settings = settings_of(f"classification/{recipe}_in1k", "data.root=/data")
+    assert (settings.model.name, settings.model.drop_path_rate) == (recipe, drop_path)
+    long = recipe.startswith(("nat_iso", "dinat_iso", "vit")) and recipe.endswith("base")
+    assert settings.schedule.warmup_epochs == (50 if long else 20)
+    assert settings.optimizer.ema_decay == (0.9998 if long else None)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "weight_decay"),
+    [
+        ("dinat_large", 1e-4),
+        ("dinat_large_384", 1e-10),
+        ("dinat_s_large", 1e-4),
+        ("dinat_s_large_384", 1e-5),
+    ],
+)
+def test_fine_tuning(recipe, weight_decay):
+    settings = settings_of(f"classification/{recipe}_in22k_ft_in1k", "data.root=/data")
+    assert (settings.model.name, settings.optimizer.weight_decay) == (recipe, weight_decay)
+    assert (settings.optimizer.lr, settings.schedule.name, settings.schedule.epochs) == (5e-5, "constant", 30)
+    assert (settings.augment.mixup, settings.augment.cutmix, settings.batch_size) == (0, 0, 8 * 64)
+    assert (settings.runtime.precision, settings.model.weights.split(".")[1]) == ("float32", "shi_in22k")
+
+
+def test_groups_hold_no_stray_files():
+    groups = {path.name for path in HOME.iterdir() if path.is_dir() and path.name != "__pycache__"}
+    expected = {"classification", "data", "model", "augment", "optimizer", "schedule", "runtime", "logger", "run"}
+    assert groups == expected
+    for file in HOME.glob("*/*.yaml"):
+        assert OmegaConf.is_config(OmegaConf.load(file)), file
