@@ -131,37 +131,44 @@ def test_odd_sizes_compute(name, size):
 def test_head(name):
     with torch.device("meta"):
         model = timm.create_model(name, num_classes=7, in_chans=5)
-    x = torch.empty(2, 5, 64, 96, device="meta")
-    features = model.forward_features(x)
-    assert model(x).shape == (2, 7)
+    features = model.forward_features(torch.empty(2, 5, 64, 96, device="meta"))
+    assert model.forward_head(features).shape == (2, 7)
     assert model.forward_head(features, pre_logits=True).shape == (2, model.head_hidden_size)
     model.reset_classifier(11)
-    assert model(x).shape == (2, 11)
     assert model.num_classes == 11
+    assert model.forward_head(features).shape == (2, 11)
     model.reset_classifier(3, "catavgmax")
-    assert model(x).shape == (2, 3)
+    assert model.forward_head(features).shape == (2, 3)
     assert model.forward_head(features, pre_logits=True).shape == (2, model.head_hidden_size)
     model.reset_classifier(0, "max")
     assert isinstance(model.get_classifier(), torch.nn.Identity)
-    assert model(x).shape == (2, model.head_hidden_size)
+    assert model.forward_head(features).shape == (2, model.head_hidden_size)
     model.reset_classifier(0, "")
-    assert model(x).shape == features.shape
-    assert build_meta(name, num_classes=0, global_pool="")(x[:, :3]).shape == features.shape
+    assert model.forward_head(features).shape == features.shape
+    bare = build_meta(name, num_classes=0, global_pool="")
+    assert bare(image((64, 96), batch=2, device="meta")).shape == features.shape
+
+
+def check_features(model, count):
+    maps = model(image((97, 130), batch=2, device="meta"))
+    info = model.feature_info
+    assert len(maps) == len(info.channels()) == count
+    for value, channels, reduction in zip(maps, info.channels(), info.reduction(), strict=True):
+        assert value.shape == (2, channels, *map_size((97, 130), reduction))
 
 
 @every
-@pytest.mark.parametrize("choice", [None, (1, 3), (-1,), 2])
-def test_features_only(name, choice):
-    kwargs = {} if choice is None else {"out_indices": choice}
-    model = build_meta(name, features_only=True, **kwargs)
-    maps = model(image((97, 130), batch=2, device="meta"))
-    info = model.feature_info
-    expected = {None: 4, 2: 2}.get(choice) or len(choice)
-    assert len(maps) == len(info.channels()) == expected
-    for value, channels, reduction in zip(maps, info.channels(), info.reduction(), strict=True):
-        assert value.shape == (2, channels, *map_size((97, 130), reduction))
-    if choice is None and len(set(info.reduction())) == 4:
-        assert info.reduction() == [4, 8, 16, 32]
+def test_features_only(name):
+    model = build_meta(name, features_only=True)
+    check_features(model, 4)
+    reductions = model.feature_info.reduction()
+    assert len(set(reductions)) == 1 or reductions == [4, 8, 16, 32]
+
+
+@each_kind
+@pytest.mark.parametrize(("choice", "count"), [((1, 3), 2), ((-1,), 1), (2, 2)])
+def test_features_only_chosen(name, choice, count):
+    check_features(build_meta(name, features_only=True, out_indices=choice), count)
 
 
 @every
