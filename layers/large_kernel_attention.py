@@ -9,8 +9,8 @@ from ..kernels.large_kernel import large_kernel_attention
 class LargeKernelAttention(nn.Module):
     """Gate each token by a large-kernel convolution, on a channels-last map: [B, H, W, C] -> [B, H, W, C].
 
-    x + proj(u * point(spatial(local(u)))) with u = GELU(proj_in(x)). The shortcut is part of the layer: it adds what the
-    layer is given, in a pre-norm block the normed map.
+    x + proj(u * point(spatial(local(u)))) with u = GELU(proj_in(x)). The shortcut is part of the layer: it adds what
+    the layer is given, in a pre-norm block the normed map.
 
     Args:
         dim: channels C.

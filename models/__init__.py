@@ -1,3 +1,3 @@
 """Published families, registered with timm on import."""
 
-from . import nat, nat_isotropic
+from . import focalnet, focalnet_isotropic, nat, nat_isotropic, van

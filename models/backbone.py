@@ -1,11 +1,13 @@
 """What every backbone offers: timm's contract, written once for bodies of a stem, a trunk, a norm and a head."""
 
+import argparse
 import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from timm.layers import ClassifierHead, trunc_normal_
-from timm.models import build_model_with_cfg
+from timm.models import build_model_with_cfg, resolve_pretrained_cfg
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
@@ -155,19 +157,25 @@ def build_backbone(
     Raises:
         FileNotFoundError: the weight file named in `pretrained_cfg_overlay` does not exist.
         ValueError: it exists but cannot be read, or does not fit the model.
+        RuntimeError: there are no weights to download; the message says where they are.
     """
+    cfg = resolve_pretrained_cfg(variant, kwargs.get("pretrained_cfg"), kwargs.get("pretrained_cfg_overlay"))
+    if pretrained and cfg.notes and not (cfg.has_weights or cfg.state_dict):
+        raise RuntimeError(f"{variant}.{cfg.tag} has no weights to download: {'; '.join(cfg.notes)}")
     file = (kwargs.get("pretrained_cfg_overlay") or {}).get("file") if pretrained else None
     if file and not os.path.isfile(file):
         raise FileNotFoundError(f"no checkpoint file {str(file)!r} to load into {variant}")
     try:
-        return build_model_with_cfg(
-            cls,
-            variant,
-            pretrained,
-            pretrained_filter_fn=filter_fn,
-            feature_cfg={"out_indices": cls.feature_indices, "feature_cls": "getter"},
-            **kwargs,
-        )
+        # Files saved by timm's training script hold its arguments, which torch.hub would refuse to read.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            return build_model_with_cfg(
+                cls,
+                variant,
+                pretrained,
+                pretrained_filter_fn=filter_fn,
+                feature_cfg={"out_indices": cls.feature_indices, "feature_cls": "getter"},
+                **kwargs,
+            )
     except Exception as error:
         if file:
             raise ValueError(f"cannot build {variant} with the checkpoint {str(file)!r}: {error}") from error

@@ -11,15 +11,17 @@ HOST_PREFIX = "backbone."
 
 
 def unwrap(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Return the backbone's state dict inside a training checkpoint: bare, DDP, EMA, or part of a detector.
+    """Return the backbone's state dict inside a training checkpoint: bare, DDP, EMA, or part of a larger model.
 
-    Keys of other parts of a detector or segmenter (everything not under `backbone.`) are left out.
+    Keys of other parts of a detector or segmenter (everything not under `backbone.`) are left out, but for the
+    classifier of OpenMMLab's image classifiers.
     """
     while wrapper := next((key for key in WRAPPERS if isinstance(checkpoint.get(key), Mapping)), None):
         checkpoint = checkpoint[wrapper]
     state = clean_state_dict(checkpoint)
     hosted = {key.removeprefix(HOST_PREFIX): value for key, value in state.items() if key.startswith(HOST_PREFIX)}
-    return hosted or state
+    classifier = {key: value for key, value in state.items() if hosted and key.startswith("head.fc.")}
+    return {**hosted, **classifier} or state
 
 
 def check_fit(state: Mapping[str, Tensor], model: nn.Module, optional: Iterable[str] = ()) -> None:
