@@ -1,17 +1,16 @@
 """What every backbone offers: timm's contract, written once for bodies of a stem, a trunk, a norm and a head."""
 
-import argparse
 import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
 from timm.layers import ClassifierHead, trunc_normal_
 from timm.models import build_model_with_cfg, resolve_pretrained_cfg
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
 from ..layers import MixerBlock
+from .checkpoint import readable
 
 
 class Backbone(nn.Module):
@@ -166,8 +165,7 @@ def build_backbone(
     if file and not os.path.isfile(file):
         raise FileNotFoundError(f"no checkpoint file {str(file)!r} to load into {variant}")
     try:
-        # Files saved by timm's training script hold its arguments, which torch.hub would refuse to read.
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        with readable():
             return build_model_with_cfg(
                 cls,
                 variant,

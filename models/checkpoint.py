@@ -1,13 +1,26 @@
 """Foreign checkpoints: out of their wrappers, and checked against the model before they are loaded."""
 
+from argparse import Namespace
+from collections import OrderedDict
 from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
+import torch
 from timm.models import clean_state_dict
 from torch import Tensor, nn
 
 WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model")
 HOST_PREFIX = "backbone."
+
+
+def readable() -> AbstractContextManager:
+    """Let torch read, inside this context, files whose trainer saved its settings beside the weights.
+
+    Those of timm's script are an argparse namespace. Those of scripts after Swin's are a yacs configuration, which
+    comes as a plain mapping: nothing of the file is run, and yacs need not be there.
+    """
+    return torch.serialization.safe_globals([Namespace, (OrderedDict, "yacs.config.CfgNode")])
 
 
 def unwrap(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:

@@ -24,6 +24,16 @@ class Stage(nn.Module):
         return self.norm(self.blocks(self.downsample(x)))
 
 
+def _out_norms(stages: bool | Sequence[int], dims: Sequence[int]) -> nn.ModuleList | None:
+    """Return a LayerNorm for each stage, or for those named and nothing for the others, or None for no norms."""
+    if not isinstance(stages, bool) and not set(stages) <= set(range(len(dims))):
+        raise ValueError(f"out_norms={tuple(stages)} must be a bool, or stages among {tuple(range(len(dims)))}")
+    normed = range(len(dims)) if stages is True else stages or ()
+    return (
+        nn.ModuleList(nn.LayerNorm(d) if i in normed else nn.Identity() for i, d in enumerate(dims)) if normed else None
+    )
+
+
 class Pyramid(Backbone):
     """Stages of blocks with a downsampler before each but the first; a family supplies the parts as builders.
 
@@ -38,12 +48,14 @@ class Pyramid(Backbone):
         final_norm: dim -> norm before the head; default `norm`.
         layer_scale: initial layer scale, one value or one for each stage; None for none.
         post_norm: norm after mixer and MLP instead of before.
-        out_norms: give each feature map a LayerNorm of its own, as detection and segmentation backbones do; it touches
-            only what `forward_intermediates` and `features_only` return, not what flows on.
+        out_norms: give each feature map a LayerNorm of its own, or only those of the stages named, as detection and
+            segmentation backbones do; it touches only what `forward_intermediates` and `features_only` return, not what
+            flows on.
         output_stride: 32, the only one there is.
 
     Raises:
-        ValueError: `dims` and `depths` differ in length, or another `output_stride`.
+        ValueError: `dims` and `depths` differ in length, `out_norms` names a stage there is not, or another
+            `output_stride`.
     """
 
     trunk = "stages"
@@ -67,7 +79,7 @@ class Pyramid(Backbone):
         global_pool: str = "avg",
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
-        out_norms: bool = False,
+        out_norms: bool | Sequence[int] = False,
         output_stride: int = 32,
     ):
         super().__init__(in_chans, num_classes, global_pool)
@@ -93,7 +105,7 @@ class Pyramid(Backbone):
             )
             self.feature_info.append({"num_chs": dim, "reduction": self.stem.stride * 2**i, "module": f"stages.{i}"})
         self.stages = nn.Sequential(*stages)
-        self.out_norms = nn.ModuleList(nn.LayerNorm(dim) for dim in dims) if out_norms else None
+        self.out_norms = _out_norms(out_norms, dims)
         self.finish((final_norm or norm)(dims[-1]), drop_rate)
 
     def intermediate(self, x: Tensor, index: int, norm: bool) -> Tensor:

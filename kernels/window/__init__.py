@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from .. import dispatch
+from ..autocast import cast
 from .checks import check_bias, check_mask, check_tensors, check_window
 from .operator import OPERATOR, call
 
@@ -48,9 +48,7 @@ def window_attention(
 
     Source: arXiv 2103.14030 (bias and mask); the high-frequency branch of arXiv 2205.13213.
     """
-    if torch.amp.is_autocast_available(q.device.type) and torch.is_autocast_enabled(q.device.type):
-        dtype = torch.get_autocast_dtype(q.device.type)
-        q, k, v = (x if x.dtype == torch.float64 else x.to(dtype) for x in (q, k, v))
+    q, k, v = cast(q, k, v)
     q, k, v, bias, mask, window = _describe(q, k, v, window, bias, mask)
     scale = q.shape[-1] ** -0.5 if scale is None else float(scale)
     out, lse = call(q, k, v, bias, mask, window, scale, dispatch.requested())
