@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import zlib
 from pathlib import Path
 from typing import Any
@@ -30,11 +31,17 @@ def named_tensor(key: str, shape: list[int]) -> Tensor:
 
 
 def official_state(golden: dict[str, Any]) -> dict[str, Tensor]:
-    """Return the state dict the official model of a golden had; its buffers, all of them indices, are zeros."""
-    return {
+    """Return the state dict the official model of a golden had.
+
+    Its `buffers`, indices and counters, are zeros; what `post_fill` names is scaled, so that deep models stay finite.
+    """
+    state = {
         key: torch.zeros(shape, dtype=torch.long) if key in golden["buffers"] else named_tensor(key, shape)
         for key, shape in golden["state"].items()
     }
+    if scaled := golden.get("post_fill"):
+        state |= {key: x * scaled["multiply"] for key, x in state.items() if re.search(scaled["regex"], key)}
+    return state
 
 
 def golden_image(size: int | list[int], batch: int) -> Tensor:

@@ -71,11 +71,14 @@ def _save(ctx, inputs, output):
     ctx.settings = inputs[1 + PARAMETERS :]
     _, local, spatial = output
     ctx.mark_non_differentiable(local, spatial)
+    # Else autograd would make zeros for them.
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(x, local, spatial, *parameters)
 
 
 def _gradients(ctx, dout, *contexts):
+    if dout is None:
+        return (None,) * (1 + PARAMETERS + len(ctx.settings))
     x, local, spatial, *parameters = ctx.saved_tensors
     dx, *gradients = call_backward(dout, x, local, spatial, *parameters, *ctx.settings)
     given = (None if p is None else gradient for p, gradient in zip(parameters, gradients, strict=True))

@@ -1,0 +1,84 @@
+"""Random depthwise convolutions and large kernel attentions, and both by torch's own convolutions."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.nn import functional as F
+
+from saccade.kernels.depthwise import depthwise_conv2d
+from saccade.kernels.large_kernel import large_kernel_attention
+
+
+@dataclass
+class Case:
+    """A map of `shape` [B, H, W, C], an undilated kernel and a dilated one."""
+
+    shape: tuple[int, int, int, int]
+    kernel: tuple[int, int]
+    dilated_kernel: tuple[int, int]
+    dilation: tuple[int, int]
+    bias: bool
+    seed: int
+
+    def tensors(self, dtype=torch.float64) -> list[Tensor]:
+        """Return the map, the weights, and with `bias` the biases, in the order of `large_kernel_attention`."""
+        generator = torch.Generator().manual_seed(self.seed)
+        channels = self.shape[-1]
+        shapes = [self.shape, (channels, 1, *self.kernel), (channels, 1, *self.dilated_kernel), (channels, channels)]
+        shapes += [(channels,)] * 3 if self.bias else []
+        return [torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype) for shape in shapes]
+
+
+@st.composite
+def cases(draw) -> Case:
+    def pair(values):
+        return draw(values), draw(values)
+
+    return Case(
+        shape=(draw(st.integers(1, 2)), *pair(st.integers(1, 12)), draw(st.integers(1, 5))),
+        kernel=pair(st.sampled_from([1, 3, 5])),
+        dilated_kernel=pair(st.sampled_from([1, 3, 7, 11])),
+        dilation=pair(st.integers(1, 5)),
+        bias=draw(st.booleans()),
+        seed=draw(st.integers(0, 2**31)),
+    )
+
+
+def convolve(x: Tensor, weight: Tensor, bias: Tensor | None = None, dilation: tuple[int, int] = (1, 1)) -> Tensor:
+    """Return torch's depthwise convolution of a channels-last map, padded to keep it."""
+    padding = [size // 2 * step for size, step in zip(weight.shape[2:], dilation, strict=True)]
+    x = x.permute(0, 3, 1, 2)
+    return F.conv2d(x, weight, bias, padding=padding, dilation=dilation, groups=x.shape[1]).permute(0, 2, 3, 1)
+
+
+def attend(x, local_weight, spatial_weight, point_weight, *biases, dilation):
+    """Return large kernel attention by torch's convolutions."""
+    local_bias, spatial_bias, point_bias = biases or (None, None, None)
+    local = convolve(x, local_weight, local_bias)
+    return x * F.linear(convolve(local, spatial_weight, spatial_bias, dilation), point_weight, point_bias)
+
+
+@dataclass
+class Operator:
+    """An operator of ours, torch's way to compute it, and which of a case's tensors both take."""
+
+    name: str
+    ours: Callable
+    truth: Callable
+    takes: tuple[int, ...]
+
+    def inputs(self, case: Case, dtype=torch.float64) -> list[Tensor]:
+        tensors = case.tensors(dtype)
+        return [tensors[i].requires_grad_() for i in self.takes if i < len(tensors)]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+OPERATORS = [
+    Operator("depthwise_conv2d", depthwise_conv2d, convolve, (0, 2, 5)),
+    Operator("large_kernel_attention", large_kernel_attention, attend, tuple(range(7))),
+]
