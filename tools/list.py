@@ -36,7 +36,7 @@ def entries(pattern: str, pretrained: bool) -> Iterator[Entry]:
             model = timm.create_model(name)
         parameters = sum(parameter.numel() for parameter in model.parameters())
         family = sys.modules[model_entrypoint(name).__module__]
-        published = [(tag, family.published_top1.get(f"{name}.{tag}")) for tag in tags]
+        published = [(tag, getattr(family, "published_top1", {}).get(f"{name}.{tag}")) for tag in tags]
         yield Entry(name, parameters, tuple(model.pretrained_cfg["input_size"]), published)
 
 

@@ -15,6 +15,7 @@ from ..errors import UserError
 from .settings import Data
 
 SPLIT_SEED = 0  # of the digits: the held-out images never change
+ENLARGED = (32, 32)  # the digits' 8 x 8, bicubic, so that random crops can move by less than one of their pixels
 
 
 class Images(Protocol):
@@ -30,7 +31,10 @@ class Images(Protocol):
 
 
 class Digits:
-    """scikit-learn's 1,797 real handwritten digits, 8 x 8 grey, from the UCI collection (Alpaydin & Kaynak, 1998)."""
+    """scikit-learn's 1,797 real handwritten digits, 8 x 8 grey, enlarged.
+
+    Source: Alpaydin & Kaynak, "Optical Recognition of Handwritten Digits", UCI Machine Learning Repository, 1998.
+    """
 
     def __init__(self, training: bool, holdout: float):
         try:
@@ -42,7 +46,7 @@ class Digits:
         parts = train_test_split(pixels, labels, test_size=holdout, stratify=labels, random_state=SPLIT_SEED)
         pixels, labels = (parts[0], parts[2]) if training else (parts[1], parts[3])
         grey = np.round(pixels.reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
-        self.pictures = [Image.fromarray(picture).convert("RGB") for picture in grey]
+        self.pictures = [Image.fromarray(picture).resize(ENLARGED).convert("RGB") for picture in grey]
         self.labels = labels.tolist()
         self.classes = [str(digit) for digit in range(10)]
 
