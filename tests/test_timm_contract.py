@@ -29,23 +29,27 @@ def build_meta(name, **kwargs):
         return timm.create_model(name, **kwargs)
 
 
+def size(name):
+    return sum(p.numel() for p in build_meta(name).parameters())
+
+
 def kind(name):
     """Return which of saccade's modules a model is made of."""
-    modules = build_meta(name, drop_path_rate=0.1).modules()
-    return frozenset(type(module) for module in modules if type(module).__module__.startswith("saccade."))
+    types = {type(module) for module in build_meta(name).modules()}
+    return frozenset(cls for cls in types if cls.__module__.startswith("saccade."))
 
 
 def smallest_of_each_kind():
-    def size(name):
-        return sum(p.numel() for p in build_meta(name, drop_path_rate=0.1).parameters())
-
     smallest = {}
     for name in sorted(NAMES, key=size):
         smallest.setdefault(kind(name), name)
     return sorted(smallest.values())
 
 
+# What shapes decide is asked of every model, on the meta device; numbers, of all but the large ones; what takes long,
+# such as compiling, of the smallest model made of the same parts.
 every = pytest.mark.parametrize("name", NAMES)
+all_but_large = pytest.mark.parametrize("name", [name for name in NAMES if size(name) < 35e6])
 each_kind = pytest.mark.parametrize("name", smallest_of_each_kind())
 
 
@@ -55,26 +59,36 @@ def image(size=SIZE, batch=1, device=None):
     return torch.randn(batch, 3, height, width, generator=generator).to(device or "cpu")
 
 
-def map_size(size, reduction):
-    return tuple(math.ceil(extent / reduction) for extent in size)
+def assert_map_size(value, size, reduction):
+    """Check the size of an NHWC map: each downsampler may round up or down, as its family's official code does."""
+    for found, extent in zip(value.shape[1:3], size, strict=True):
+        assert max(extent // reduction, 1) <= found <= math.ceil(extent / reduction)
 
 
 def run_backward(model):
     """Return the output, and the gradients by name, of one step."""
     model.zero_grad(set_to_none=True)
-    out = model(image())
+    out = model(image(batch=2, device=next(model.parameters()).device))
     out.square().mean().backward()
     return out.detach(), {name: p.grad for name, p in model.named_parameters()}
 
 
 @every
-def test_trains(name):
-    """Outputs are finite, every parameter gets a gradient, and checkpointing changes neither."""
-    model = build(name, num_classes=42).train()
+def test_every_parameter_is_trained(name):
+    with torch.device("meta"):
+        model = timm.create_model(name, num_classes=42)
     out, gradients = run_backward(model)
-    assert out.shape == (1, 42)
+    assert out.shape == (2, 42)
+    assert [key for key, gradient in gradients.items() if gradient is None] == []
+
+
+@all_but_large
+def test_trains(name):
+    """Outputs and gradients are finite, and checkpointing changes neither."""
+    model = build(name).train()
+    out, gradients = run_backward(model)
     assert out.isfinite().all()
-    assert [key for key, grad in gradients.items() if grad is None or not grad.isfinite().all()] == []
+    assert [key for key, gradient in gradients.items() if not gradient.isfinite().all()] == []
     model.set_grad_checkpointing(True)
     calls = []
     block = next(module for module in model.modules() if type(module).__name__ == "MixerBlock")
@@ -82,11 +96,11 @@ def test_trains(name):
     again, recomputed = run_backward(model)
     assert len(calls) == 2
     torch.testing.assert_close(again, out)
-    for key, grad in gradients.items():
-        assert (recomputed[key] - grad).norm() <= 1e-4 * grad.norm(), key
+    for key, gradient in gradients.items():
+        assert (recomputed[key] - gradient).norm() <= 1e-4 * gradient.norm(), key
     model.set_grad_checkpointing(False)
     calls.clear()
-    model(image())
+    model(image(batch=2))
     assert len(calls) == 1
 
 
@@ -101,22 +115,23 @@ def test_pretrained_cfgs(name):
         assert cfg.num_classes > 0
         assert len(cfg.input_size) == 3
         assert cfg.mean and cfg.std and cfg.interpolation and cfg.license and cfg.paper_ids, tag
-        assert cfg.url or tag.endswith("untrained")
-        features = model.forward_features(image(cfg.input_size[1:], device="meta"))
+        assert cfg.url or cfg.notes or tag.endswith(".untrained")
+        features = model.forward_features(image(cfg.input_size[1:], batch=2, device="meta"))
         assert tuple(features.shape[1:3]) == cfg.pool_size
     cfg = model.pretrained_cfg
     assert model.get_classifier() is model.get_submodule(cfg["classifier"])
     assert model.num_classes == cfg["num_classes"]
-    assert model(image(cfg["input_size"][1:], device="meta")).shape == (1, cfg["num_classes"])
+    assert model(image(cfg["input_size"][1:], batch=2, device="meta")).shape == (2, cfg["num_classes"])
 
 
 @every
-@pytest.mark.parametrize("size", [(1, 1), (31, 32), (97, 130), (224, 224)])
+@pytest.mark.parametrize("size", [(1, 1), (97, 130)])
 def test_input_sizes(name, size):
     model = build_meta(name)
     features = model.forward_features(image(size, batch=2, device="meta"))
     reduction = model.feature_info[-1]["reduction"]
-    assert features.shape == (2, *map_size(size, reduction), model.num_features)
+    assert_map_size(features, size, reduction)
+    assert (len(features), features.shape[-1]) == (2, model.num_features)
     assert model.forward_head(features).shape == (2, model.num_classes)
 
 
@@ -154,7 +169,8 @@ def check_features(model, count):
     info = model.feature_info
     assert len(maps) == len(info.channels()) == count
     for value, channels, reduction in zip(maps, info.channels(), info.reduction(), strict=True):
-        assert value.shape == (2, channels, *map_size((97, 130), reduction))
+        assert value.shape[:2] == (2, channels)
+        assert_map_size(value.permute(0, 2, 3, 1), (97, 130), reduction)
 
 
 @every
@@ -181,7 +197,8 @@ def test_forward_intermediates(name):
     final, maps = model.forward_intermediates(x)
     assert final.shape == model.forward_features(x).shape
     for value, channels, reduction in zip(maps, info.channels(), info.reduction(), strict=True):
-        assert value.shape == (1, channels, *map_size((40, 66), reduction))
+        assert value.shape[:2] == (1, channels)
+        assert_map_size(value.permute(0, 2, 3, 1), (40, 66), reduction)
     assert model.prune_intermediate_layers([0, 2]) == [0, 2]
     assert len(model.steps) == 3
     assert model.num_classes == 0
@@ -192,7 +209,7 @@ def test_forward_intermediates(name):
 @each_kind
 def test_intermediates_agree(name):
     model = build(name).eval()
-    x = image((40, 66))
+    x = image((64, 96))
     with torch.no_grad():
         final, maps = model.forward_intermediates(x)
         torch.testing.assert_close(final, model.forward_features(x))
@@ -242,15 +259,11 @@ def test_compile(name):
         torch.testing.assert_close(compiled(image()), model(image()))
 
 
-@every
+@all_but_large
 def test_export(name):
-    """The exported program equals the model; on meta, where only the graph matters, for all but the smallest."""
-    model = build(name).eval() if name in smallest_of_each_kind() else build_meta(name).eval()
-    x = image(device=next(model.parameters()).device)
-    out = torch.export.export(model, (x,)).module()(x)
-    assert out.shape == (1, model.num_classes)
-    if not x.is_meta:
-        torch.testing.assert_close(out, model(x))
+    model = build(name).eval()
+    exported = torch.export.export(model, (image(),)).module()
+    torch.testing.assert_close(exported(image()), model(image()))
 
 
 @each_kind
