@@ -10,7 +10,7 @@ import torch
 from timm.models import clean_state_dict
 from torch import Tensor, nn
 
-WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model")
+WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model", "teacher")
 HOST_PREFIX = "backbone."
 
 

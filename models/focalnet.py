@@ -21,8 +21,8 @@ from .pyramid import Pyramid
 class FocalNet(Pyramid):
     """Pyramid whose mixers are focal modulation.
 
-    A classifier's convolutions drop what does not fill a patch, as the official classifiers do; with `features_only` its
-    builder sets `ceil_mode`, as the official detection and segmentation backbones do.
+    A classifier's convolutions drop what does not fill a patch, as the official classifiers do. For `features_only` the
+    registered models set `ceil_mode`, as the official detection and segmentation backbones do.
 
     Args:
         embed_dim: channels of the first stage; each stage has twice the one before.
@@ -191,9 +191,7 @@ def focalnet_large_fl3_fused(pretrained: bool = False, **kwargs: Any) -> nn.Modu
 @register_model
 def focalnet_large_fl4_fused(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """FocalNet-L with four levels and a normalised modulator, which timm's model of these weights leaves off."""
-    return _focalnet(
-        "focalnet_large_fl4_fused", pretrained, kwargs, focal_levels=4, normalize_modulator=True, **_LARGE
-    )
+    return _focalnet("focalnet_large_fl4_fused", pretrained, kwargs, focal_levels=4, normalize_modulator=True, **_LARGE)
 
 
 @register_model

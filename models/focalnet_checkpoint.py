@@ -50,10 +50,10 @@ def cfg(url: str, hf_hub_id: str | None = None, size: int = 224, reduction: int 
 
 
 def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[str, Tensor]:
-    """Return the state dict of an official classifier, detector or segmenter, of timm's FocalNet, or of ours, in our names.
+    """Return the state dict of an official classifier, detector or segmenter, of timm, or of ours, in our names.
 
-    Into a model with other focal windows, depthwise kernels are zero-padded or cropped about their centre. Into one with
-    more focal levels, the new gates are zero, the last gate stays that of the whole map, and the new kernels stay fresh.
+    For a model with other focal windows, depthwise kernels are zero-padded or cropped about their centre. For one with
+    more focal levels, the new gates are zero, the last gate stays that of the whole map, and the new kernels are fresh.
 
     Raises:
         ValueError: what is left does not fit the model.
