@@ -1,5 +1,6 @@
-"""Foreign checkpoints: out of their wrappers, and checked against the model before they are loaded."""
+"""Foreign checkpoints: what timm is told of them, and their way out of wrappers, into our names, and into the model."""
 
+import re
 from argparse import Namespace
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
@@ -7,6 +8,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import clean_state_dict
 from torch import Tensor, nn
 
@@ -35,6 +37,33 @@ def unwrap(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
     hosted = {key.removeprefix(HOST_PREFIX): value for key, value in state.items() if key.startswith(HOST_PREFIX)}
     classifier = {key: value for key, value in state.items() if hosted and key.startswith("head.fc.")}
     return {**hosted, **classifier} or state
+
+
+def rename(state: Mapping[str, Tensor], rules: Iterable[tuple[str, Any]]) -> dict[str, Tensor]:
+    """Return the state dict with every (pattern, replacement) of `re.sub` applied to its keys, one after the other."""
+    out = {}
+    for key, value in state.items():
+        for pattern, replacement in rules:
+            key = re.sub(pattern, replacement, key)
+        out[key] = value
+    return out
+
+
+def imagenet_cfg(url: str = "", size: int = 224, reduction: int = 32, **kwargs: Any) -> dict[str, Any]:
+    """Return a timm pretrained cfg with what most ImageNet-1k models share; `reduction` is the last stride."""
+    return {
+        "url": url,
+        "num_classes": 1000,
+        "input_size": (3, size, size),
+        "pool_size": (size // reduction, size // reduction),
+        "interpolation": "bicubic",
+        "crop_pct": 0.875,
+        "mean": IMAGENET_DEFAULT_MEAN,
+        "std": IMAGENET_DEFAULT_STD,
+        "first_conv": "stem.conv",
+        "classifier": "head.fc",
+        **kwargs,
+    }
 
 
 def check_fit(state: Mapping[str, Tensor], model: nn.Module, optional: Iterable[str] = ()) -> None:

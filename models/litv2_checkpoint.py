@@ -1,12 +1,11 @@
 """Checkpoints of ziplab/LITv2: where they are, and how they become ours."""
 
-import re
+from functools import partial
 from typing import Any
 
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 
-from .checkpoint import check_fit, unwrap
+from .checkpoint import check_fit, imagenet_cfg, rename, unwrap
 
 MODELS = "https://github.com/ziplab/LITv2/releases/download/v1.0/"
 ALPHAS = "https://github.com/ziplab/LITv2/releases/download/v1.1/"
@@ -25,38 +24,21 @@ OFFICIAL_NAMES = [
     (r"^head\.(weight|bias)$", r"head.fc.\1"),
 ]
 
-
-def cfg(url: str = "", size: int = 224, **kwargs: Any) -> dict[str, Any]:
-    """Return a pretrained cfg with what all models of the repository have in common."""
-    return {
-        "url": url,
-        "num_classes": 1000,
-        "input_size": (3, size, size),
-        "pool_size": (size // 32, size // 32),
-        "interpolation": "bicubic",
-        "crop_pct": 0.875,
-        "mean": IMAGENET_DEFAULT_MEAN,
-        "std": IMAGENET_DEFAULT_STD,
-        "first_conv": "stem.conv",
-        "classifier": "head.fc",
-        "license": "apache-2.0",
-        "origin_url": "https://github.com/ziplab/LITv2",
-        "paper_name": "Fast Vision Transformers with HiLo Attention",
-        "paper_ids": "arXiv:2205.13213",
-        **kwargs,
-    }
+cfg = partial(
+    imagenet_cfg,
+    license="apache-2.0",
+    origin_url="https://github.com/ziplab/LITv2",
+    paper_name="Fast Vision Transformers with HiLo Attention",
+    paper_ids="arXiv:2205.13213",
+)
 
 
 def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[str, Tensor]:
     """Return the state dict of an official classifier, detector or segmenter, or of ours, in our names.
 
     Raises:
-        ValueError: what is left does not fit the model.
+        ValueError: it does not fit the model.
     """
-    out = {}
-    for key, value in unwrap(state_dict).items():
-        for pattern, name in OFFICIAL_NAMES:
-            key = re.sub(pattern, name, key)
-        out[key] = value
-    check_fit(out, model, optional=("norm.", "out_norms."))
-    return out
+    state = rename(unwrap(state_dict), OFFICIAL_NAMES)
+    check_fit(state, model, optional=("norm.", "out_norms."))
+    return state
