@@ -64,7 +64,8 @@ class PatchStem(nn.Module):
         if pad_height or pad_width:
             x = F.pad(x, (0, pad_width, 0, pad_height))
         x = x.contiguous(memory_format=self.memory_format)
-        return self.norm(self.conv(x).permute(0, 2, 3, 1))
+        # A batch norm would keep other strides, and all blocks after it.
+        return self.norm(self.conv(x).permute(0, 2, 3, 1).contiguous())
 
     def _lack(self, extent: int) -> int:
         return -extent % self.stride if self.ceil_mode else max(self.smallest - extent, 0)

@@ -160,7 +160,7 @@ def build_backbone(
     """
     cfg = resolve_pretrained_cfg(variant, kwargs.get("pretrained_cfg"), kwargs.get("pretrained_cfg_overlay"))
     if pretrained and cfg.notes and not (cfg.has_weights or cfg.state_dict):
-        raise RuntimeError(f"{variant}.{cfg.tag} has no weights to download: {'; '.join(cfg.notes)}")
+        raise RuntimeError(f"there are no weights of {variant} to download: {'; '.join(cfg.notes)}")
     file = (kwargs.get("pretrained_cfg_overlay") or {}).get("file") if pretrained else None
     if file and not os.path.isfile(file):
         raise FileNotFoundError(f"no checkpoint file {str(file)!r} to load into {variant}")

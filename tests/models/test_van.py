@@ -177,9 +177,11 @@ def test_misfit_is_told(official, tmp_path):
 
 
 def test_weights_without_a_link_say_where_they_are():
-    with pytest.raises(RuntimeError, match=r"van_b5\.van_in22k has no weights .*van_b5_22k\.pth from https://cloud"):
+    with pytest.raises(
+        RuntimeError, match=r"no weights of van_b5 to download: fetch van_b5_22k\.pth from https://cloud"
+    ):
         timm.create_model("van_b5.van_in22k", pretrained=True)
-    with pytest.raises(RuntimeError, match=r"van_b6\.van_in22k_ft_in1k has no weights .*never released"):
+    with pytest.raises(RuntimeError, match=r"no weights of van_b6 to download: .*never released"):
         timm.create_model("van_b6", pretrained=True)
 
 

@@ -1,5 +1,7 @@
 """Every recipe composes, fits the types, names a model there is, and says what was published."""
 
+import re
+
 import pytest
 import timm
 from hydra import compose, initialize_config_module
@@ -22,7 +24,8 @@ def test_recipe_is_complete(name):
     settings = settings_of(name, *([] if name.endswith("quickstart") else ["data.root=/data"]))
     assert timm.is_model(settings.model.name)
     if settings.model.weights:
-        assert get_pretrained_cfg(settings.model.weights).url
+        weights = get_pretrained_cfg(settings.model.weights)
+        assert weights.url or weights.notes
     text = "\n".join(header(name))
     assert "saccade" in text and "Expected: " in text and "Source: " in text
     assert name.endswith("quickstart") or f"train {name} " in text
@@ -32,8 +35,9 @@ def test_recipe_is_complete(name):
 def test_expected_accuracy_is_the_published_one(name):
     settings = settings_of(name, "data.root=/data")
     family = __import__("sys").modules[timm.model_entrypoint(settings.model.name).__module__]
-    tag = "shi_in22k_ft_in1k" if "in22k" in name else "shi_in1k"
-    published = family.published_top1[f"{settings.model.name}.{tag}"]
+    trained_on = name.removeprefix(f"classification/{settings.model.name}_")
+    tag = re.compile(rf"{settings.model.name}\.[a-z]+_{trained_on}")
+    (published,) = (top1 for variant, top1 in family.published_top1.items() if tag.fullmatch(variant))
     assert f"Expected: {published} % top-1" in "\n".join(header(name))
 
 
@@ -50,6 +54,33 @@ def test_published_hyperparameters():
     assert (augment.auto_augment, augment.label_smoothing) == ("rand-m9-mstd0.5-inc1", 0.1)
     assert (augment.erase_prob, augment.erase_mode, augment.erase_count) == (0.25, "pixel", 1)
     assert (augment.scale, augment.interpolation, tiny.runtime.precision) == ([0.08, 1.0], "random", "float16")
+
+
+@pytest.mark.parametrize(("recipe", "drop_path"), [("van_b0", 0.1), ("van_b2", 0.1), ("van_b3", 0.2)])
+def test_published_hyperparameters_of_van(recipe, drop_path):
+    """The official train.sh and train.py."""
+    settings = settings_of(f"classification/{recipe}_in1k", "data.root=/data")
+    assert (settings.model.name, settings.model.drop_path_rate, settings.batch_size) == (recipe, drop_path, 8 * 128)
+    optimizer, schedule = settings.optimizer, settings.schedule
+    assert (optimizer.name, optimizer.lr, optimizer.weight_decay, optimizer.clip) == ("adamw", 1e-3, 0.05, None)
+    assert (schedule.name, schedule.epochs, schedule.cooldown_epochs) == ("cosine", 300, 10)
+    assert (schedule.warmup_epochs, schedule.warmup_lr, schedule.min_lr) == (5, 1e-6, 1e-6)
+    assert settings.runtime.precision == "float32"
+
+
+@pytest.mark.parametrize(("recipe", "drop_path"), [("van_b4", 0.2), ("van_b5", 0.2), ("van_b6", 0.3)])
+@pytest.mark.parametrize("size", [224, 384])
+def test_published_hyperparameters_of_fine_tuned_van(recipe, drop_path, size):
+    """The trainer of the fork for ImageNet-22k."""
+    name = f"classification/{recipe}_in22k_ft_in1k" + ("_384" if size == 384 else "")
+    settings = settings_of(name, "data.root=/data")
+    assert (settings.model.name, settings.model.drop_path_rate, settings.batch_size) == (recipe, drop_path, 512)
+    assert settings.model.weights == f"{recipe}.van_in22k"
+    optimizer, schedule, augment, data = settings.optimizer, settings.schedule, settings.augment, settings.data
+    assert (optimizer.lr, optimizer.weight_decay, schedule.epochs, schedule.warmup_epochs) == (5e-5, 1e-8, 30, 0)
+    assert (augment.mixup, augment.cutmix, augment.label_smoothing, augment.interpolation) == (0, 0, 0.1, "bicubic")
+    assert (data.mean, data.crop_pct) == ([0.485, 0.456, 0.406], 1.0 if size == 384 else 0.875)
+    assert data.crop_mode == ("squash" if size == 384 else None)
 
 
 @pytest.mark.parametrize(

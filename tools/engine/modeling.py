@@ -76,7 +76,7 @@ def _weights_source(model: Model) -> tuple[dict[str, Any] | None, int | None]:
         raise UserError(f"model.weights={model.weights} is neither a file nor released weights (name.tag)")
     check_model_name(model.weights)
     source = get_pretrained_cfg(model.weights)
-    return {"url": source.url, "num_classes": source.num_classes}, source.num_classes
+    return {"url": source.url, "notes": source.notes, "num_classes": source.num_classes}, source.num_classes
 
 
 def brief(error: Exception, most: int = 300) -> str:
