@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from .. import dispatch
+from ..autocast import cast
 from ..checks import check_map, check_parameter
-from .operator import OPERATOR, call
+from .operator import OPERATOR, call, pack
 
 __all__ = ["focal_modulation"]
 
@@ -19,31 +19,24 @@ def focal_modulation(context: Tensor, gates: Tensor, weights: Sequence[Tensor], 
     the GELU of the mean of z_L. The modulator is gate_1 z_1 + ... + gate_L z_L + gate_(L+1) z_(L+1).
 
     Args:
-        context: [B, H, W, C]; a view of a packed projection is read in place. Under autocast it, the gates and the
-            weights are cast to the autocast dtype.
-        gates: [B, H, W, L + 1], as they are: neither softmax nor sigmoid; dtype and device of the context.
-        weights: L depthwise kernels [C, 1, k, k] of odd k, of any sizes; dtype of the context or float32.
+        context: [B, H, W, C]; a view of a packed projection is read in place. Under autocast it and the gates are
+            cast to the autocast dtype.
+        gates: [B, H, W, L + 1], as they are: neither softmax nor sigmoid; in the dtype of the context.
+        weights: L depthwise kernels [C, 1, k, k] of odd k; in the dtype of the context or float32.
         normalize: divide the sum by L + 1.
 
     Returns:
-        [B, H, W, C] in the dtype of the context; half types are summed in float32.
+        [B, H, W, C] in the dtype of the context, differentiable once. Sums are taken in float32 (float64 for float64).
 
     Raises:
         ValueError: a shape, dtype or device does not fit.
 
     Source: Yang et al., arXiv 2203.11926.
     """
-    if torch.is_autocast_enabled(context.device.type):
-        dtype = torch.get_autocast_dtype(context.device.type)
-        context, gates, *weights = (x if x.dtype == torch.float64 else x.to(dtype) for x in (context, gates, *weights))
+    context, gates = cast(context, gates)
     kernels = _check(context, gates, weights)
-    return call(context, gates, _pack(context, weights), kernels, normalize, dispatch.requested())
-
-
-def _pack(context: Tensor, weights: Sequence[Tensor]) -> Tensor:
-    """Return the kernels of every level side by side, [C, k_1^2 + ... + k_L^2]."""
-    none = context.new_empty(context.shape[-1], 0)
-    return torch.cat([none, *(weight.flatten(1) for weight in weights)], 1)
+    packed = pack(weights, context.new_empty(context.shape[-1], 0))
+    return call(context, gates, packed, kernels, normalize, dispatch.requested())
 
 
 def _check(context: Tensor, gates: Tensor, weights: Sequence[Tensor]) -> list[int]:
@@ -66,9 +59,9 @@ def _check(context: Tensor, gates: Tensor, weights: Sequence[Tensor]) -> list[in
 
 def _describe(
     context: Tensor, gates: Tensor, weights: Sequence[Tensor], normalize: bool = False
-) -> tuple[Tensor, Tensor, Tensor, list[int], bool]:
-    kernels = _check(context, gates, weights)
-    return context, gates, _pack(context, weights), kernels, normalize
+) -> tuple[Tensor, Tensor, Sequence[Tensor], bool]:
+    _check(context, gates, weights)
+    return context, gates, weights, normalize
 
 
 focal_modulation.operator = OPERATOR

@@ -10,14 +10,28 @@ from torch.utils.flop_counter import register_flop_formula
 from ..autograd import differentiable, differentiable_once, fold_into_batch
 from ..dispatch import Operator
 
-OPERATOR = Operator(__package__, ("reference",))
+OPERATOR = Operator(__package__, ("blocked", "reference"))
+
+
+def pack(weights: Sequence[Tensor], none: Tensor) -> Tensor:
+    """Return the kernels of all levels side by side, [C, k_1^2 + ... + k_L^2]; `none`, [C, 0], if there are none.
+
+    A list of tensors does not go through `torch.autograd.Function`.
+    """
+    return torch.cat([none, *(weight.flatten(1) for weight in weights)], 1)
+
+
+def unpack(weights: Tensor, kernels: Sequence[int]) -> list[Tensor]:
+    """Return the kernel of each level, [C, 1, k, k]."""
+    levels = weights.split([k * k for k in kernels], 1)
+    return [level.reshape(-1, 1, k, k) for level, k in zip(levels, kernels, strict=True)]
 
 
 @torch.library.custom_op("saccade::focal_modulation", mutates_args=())
 def modulation(
     context: Tensor, gates: Tensor, weights: Tensor, kernels: Sequence[int], normalize: bool, backend: str
 ) -> Tensor:
-    problem = (context, gates, weights, kernels, normalize)
+    problem = (context, gates, unpack(weights, kernels), normalize)
     return OPERATOR.choose(backend, "forward", *problem).forward(*problem)
 
 
@@ -30,8 +44,10 @@ def _(context, gates, weights, kernels, normalize, backend):
 def modulation_backward(
     dout: Tensor, context: Tensor, gates: Tensor, weights: Tensor, kernels: Sequence[int], normalize: bool, backend: str
 ) -> tuple[Tensor, Tensor, Tensor]:
-    problem = (context, gates, weights, kernels, normalize)
-    return OPERATOR.choose(backend, "backward", *problem).backward(dout, *problem)
+    problem = (context, gates, unpack(weights, kernels), normalize)
+    chosen = OPERATOR.choose(backend, "backward", *problem)
+    dcontext, dgates, dweights = chosen.backward(dout, *problem)
+    return dcontext, dgates, pack(dweights, weights[:, :0])
 
 
 @modulation_backward.register_fake

@@ -1,0 +1,184 @@
+"""Focal modulation as an operator of torch: gradients, compile, export, vmap, autocast, FLOPs, bad input."""
+
+import pytest
+import torch
+from focal_cases import Case
+from neighborhood_cases import distance
+from torch.utils.checkpoint import checkpoint
+from torch.utils.flop_counter import FlopCounterMode
+
+import saccade
+from saccade.kernels.focal import focal_modulation
+
+BACKENDS = ("reference", "blocked")
+CASES = [Case((2, 4, 5, 3), (3, 5), False, seed=1), Case((1, 7, 3, 2), (1, 3, 5), True, seed=2)]
+
+each_backend = pytest.mark.parametrize("backend", BACKENDS)
+each_case = pytest.mark.parametrize("case", CASES, ids=str)
+
+
+def packed(case, dtype=torch.float32):
+    """Return the arguments of the custom op before the backend."""
+    context, gates, *weights = case.inputs(dtype)
+    flat = torch.cat([weight.detach().flatten(1) for weight in weights], 1).requires_grad_()
+    return context, gates, flat, list(case.kernels), case.normalize
+
+
+@each_backend
+@each_case
+def test_gradcheck(backend, case):
+    with saccade.backend(backend):
+        assert torch.autograd.gradcheck(case.ours, case.inputs())
+
+
+@each_backend
+@each_case
+def test_opcheck(backend, case):
+    torch.use_deterministic_algorithms(False)  # opcheck compares fresh memory
+    arguments = (*packed(case), backend)
+    torch.library.opcheck(torch.ops.saccade.focal_modulation.default, arguments)
+    plain = [x.detach() if isinstance(x, torch.Tensor) else x for x in arguments]
+    arguments = (torch.randn_like(plain[0]), *plain)
+    torch.library.opcheck(torch.ops.saccade.focal_modulation_backward.default, arguments)
+
+
+def test_compile_once_for_changing_sizes():
+    compilations = []
+
+    def count(graph, example_inputs):
+        compilations.append(graph)
+        return graph.forward
+
+    _, _, *weights = CASES[0].inputs(torch.float32)
+    compiled = torch.compile(CASES[0].ours, fullgraph=True, backend=count)
+    for size in ((8, 9), (11, 7), (6, 30), (16, 16), (21, 13)):
+        context, gates = torch.randn(3, *size, 3), torch.randn(3, *size, 3)
+        assert distance(compiled(context, gates, *weights), CASES[0].ours(context, gates, *weights)) < 1e-6
+    assert len(compilations) <= 2, "one static compilation and one with dynamic sizes"
+
+
+@each_case
+def test_compile_gradients(case):
+    inputs = case.inputs(torch.float32)
+    compiled = torch.compile(case.ours, fullgraph=True, backend="aot_eager")
+    results = [torch.autograd.grad(f(*inputs).square().sum(), inputs) for f in (case.ours, compiled)]
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
+def test_export():
+    _, _, *weights = (x.detach() for x in CASES[0].inputs(torch.float32))
+
+    class Modulate(torch.nn.Module):
+        def forward(self, packed):
+            return CASES[0].ours(packed[..., :3], packed[..., 3:], *weights)
+
+    sizes = {1: torch.export.Dim("height"), 2: torch.export.Dim("width")}
+    program = torch.export.export(Modulate(), (torch.randn(2, 8, 9, 6),), dynamic_shapes=(sizes,))
+    other = torch.randn(2, 5, 12, 6)
+    assert torch.equal(program.module()(other), Modulate()(other))
+
+
+@pytest.mark.parametrize("weights_mapped", [False, True])
+@each_case
+def test_vmap_and_per_sample_gradients(case, weights_mapped):
+    inputs = [x.detach() for x in case.inputs()]
+    dims = (0, 0, *((0 if weights_mapped else None) for _ in case.kernels))
+    stacked = [x if dim is None else torch.stack([x, 2 * x, -x]) for x, dim in zip(inputs, dims, strict=True)]
+    arguments = tuple(range(len(inputs)))
+    gradient = torch.func.grad(lambda *inputs: case.ours(*inputs).square().sum(), argnums=arguments)
+    outs = torch.func.vmap(case.ours, in_dims=dims)(*stacked)
+    found = torch.func.vmap(gradient, in_dims=dims)(*stacked)
+    for i in range(3):
+        inputs = [x if dim is None else x[i] for x, dim in zip(stacked, dims, strict=True)]
+        assert distance(outs[i], case.ours(*inputs)) < 1e-12
+        assert all(distance(value[i], true) < 1e-12 for value, true in zip(found, gradient(*inputs), strict=True))
+
+
+def test_autocast_casts_the_maps_and_keeps_the_kernels():
+    inputs = CASES[0].inputs(torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        out = CASES[0].ours(inputs[0].bfloat16(), *inputs[1:])
+    assert out.dtype == torch.bfloat16
+    out.sum().backward()
+    assert all(x.grad.dtype == torch.float32 for x in inputs)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert CASES[0].ours(*CASES[0].inputs()).dtype == torch.float64
+
+
+def test_activation_checkpointing():
+    inputs = CASES[0].inputs()
+    gradients = torch.autograd.grad(CASES[0].ours(*inputs).square().sum(), inputs)
+    again = torch.autograd.grad(checkpoint(CASES[0].ours, *inputs, use_reentrant=False).square().sum(), inputs)
+    assert all(torch.equal(a, b) for a, b in zip(gradients, again, strict=True))
+
+
+def test_second_derivatives_are_refused():
+    inputs = CASES[0].inputs()
+    (gradient,) = torch.autograd.grad(CASES[0].ours(*inputs).square().sum(), inputs[0], create_graph=True)
+    with pytest.raises(RuntimeError, match="saccade::focal_modulation is differentiable once"):
+        gradient.sum().backward()
+
+
+def test_empty_batch():
+    context, gates, *weights = CASES[0].inputs(torch.float32)
+    for backend in BACKENDS:
+        with saccade.backend(backend):
+            empty = [x.detach()[:0].requires_grad_() for x in (context, gates)]
+            out = CASES[0].ours(*empty, *weights)
+            gradients = torch.autograd.grad(out.sum(), [*empty, *weights])
+            assert out.shape == empty[0].shape == gradients[0].shape
+            assert all(gradient.count_nonzero() == 0 for gradient in gradients)
+
+
+def test_only_what_asks_for_a_gradient_gets_one():
+    context, gates, *weights = (x.detach() for x in CASES[0].inputs())
+    weights[1].requires_grad_()
+    CASES[0].ours(context, gates, *weights).sum().backward()
+    assert weights[1].grad is not None and context.grad is gates.grad is weights[0].grad is None
+
+
+def test_flops_are_counted():
+    case = Case((2, 8, 9, 4), (3, 5, 7), True, seed=0)
+    with FlopCounterMode(display=False) as counter:
+        out = case.ours(*case.inputs(torch.float32))
+        forward = counter.get_total_flops()
+        out.sum().backward()
+    numel, taps, gates = 2 * 8 * 9 * 4, 9 + 25 + 49, 4
+    assert forward == 2 * numel * (taps + gates)
+    assert counter.get_total_flops() - forward == 2 * numel * (3 * taps + 2 * gates)
+
+
+def test_explain():
+    context, gates, *weights = CASES[0].inputs()
+    assert "-> forward  blocked   runs" in saccade.explain(focal_modulation, context, gates, weights).splitlines()
+    with saccade.backend("reference"):
+        told = saccade.explain(focal_modulation, context, gates, weights, normalize=True)
+    assert "-> backward reference runs" in told.splitlines()
+
+
+MAP = torch.zeros(2, 8, 9, 4)
+GATES = torch.zeros(2, 8, 9, 3)
+KERNEL = torch.zeros(4, 1, 3, 3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"context": MAP[0]}, r"context has shape \[8, 9, 4\]; valid: \[B, H, W, C\]"),
+        ({"context": MAP[:, :0]}, r"context has shape \[2, 0, 9, 4\]; valid: H, W and C of at least 1"),
+        ({"context": MAP.long()}, r"context has dtype torch.int64; valid: float16"),
+        ({"gates": GATES[..., :2]}, r"gates has shape \[2, 8, 9, 2\]; valid with 2 weights: \[2, 8, 9, 3\]"),
+        ({"gates": GATES[:, :7]}, r"gates has shape \[2, 7, 9, 3\]; valid with 2 weights: \[2, 8, 9, 3\]"),
+        ({"gates": GATES.double()}, r"gates has dtype torch.float64; valid: that of context, torch.float32"),
+        ({"gates": GATES.to("meta")}, r"gates is on meta; valid: the device of context, cpu"),
+        ({"weights": [KERNEL]}, r"gates has shape \[2, 8, 9, 3\]; valid with 1 weights: \[2, 8, 9, 2\]"),
+        ({"weights": [KERNEL, KERNEL[:, 0]]}, r"weights\[1\] has shape \[4, 3, 3\]; valid: \[4, 1, 3, 3\]"),
+        ({"weights": [KERNEL, KERNEL[..., :2, :2]]}, r"weights\[1\] has shape \[4, 1, 2, 2\]; valid: .* odd k"),
+        ({"weights": [KERNEL[:3], KERNEL]}, r"weights\[0\] has shape \[3, 1, 3, 3\]; valid: \[4, 1, 3, 3\]"),
+        ({"weights": [KERNEL.half(), KERNEL]}, r"weights\[0\] has dtype torch.float16; valid: .* torch.float32"),
+        ({"weights": [KERNEL.to("meta"), KERNEL]}, r"weights\[0\] is on meta; valid: the device of .*, cpu"),
+    ],
+)
+def test_bad_input_is_told_in_one_error(arguments, message):
+    with pytest.raises(ValueError, match=f"^{message}"):
+        focal_modulation(**{"context": MAP, "gates": GATES, "weights": [KERNEL, KERNEL], **arguments})
