@@ -8,8 +8,11 @@ import timm
 import torch
 from torch import nn
 
+from saccade.models.van_checkpoint import checkpoint_filter_fn
+
 from ..fill import GOLDENS, golden_image, load_golden, official_state
 from ..parity import assert_logits, assert_map, load_file, watch
+from .plain_van import PlainVAN
 
 NAMES = sorted(path.stem for path in (GOLDENS / "van").glob("*.json"))
 CLASSIFIERS = [name for name in NAMES if "dense" not in name]
@@ -49,6 +52,20 @@ def test_segmentation_backbone(tmp_path):
         maps = model(golden_image(*golden["input"]))
     for index, (value, reference) in enumerate(zip(maps, golden["stages"], strict=True)):
         assert_map(value, reference, f"map {index}")
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 70), (33, 97), (130, 64), (224, 40), (384, 384)])
+def test_any_size(size):
+    """The official module graph at sizes that no golden has."""
+    torch.manual_seed(0)
+    plain = PlainVAN((8, 16, 20, 24), (1, 2, 1, 1), (8, 8, 4, 4)).double().train()
+    plain(torch.randn(4, 3, 64, 64).double())
+    options = {"embed_dims": (8, 16, 20, 24), "depths": (1, 2, 1, 1), "mlp_ratios": (8, 8, 4, 4), "num_classes": 1000}
+    model = timm.create_model("van_nano", **options).double().eval()
+    model.load_state_dict(checkpoint_filter_fn(plain.state_dict(), model))
+    image = torch.randn(2, 3, *size).double()
+    with torch.no_grad():
+        torch.testing.assert_close(model(image), plain.eval()(image), rtol=1e-9, atol=1e-11)
 
 
 @pytest.mark.parametrize("name", PARAMETERS)
