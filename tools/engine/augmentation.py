@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from PIL import Image, ImageOps
 from timm.data import Mixup, create_transform
+from timm.data.auto_augment import NAME_TO_OP
 from timm.data.random_erasing import RandomErasing
 
 from ..errors import UserError
@@ -13,6 +15,17 @@ from .seeding import BATCH, derive_seed, generators_kept, seed_generators
 from .settings import Augment
 
 Batch = tuple[torch.Tensor, torch.Tensor]
+
+
+def posterize(picture: Image.Image, bits_to_keep: int, **_: Any) -> Image.Image:
+    """Keep the highest bits of every channel; with none kept the picture is black.
+
+    timm's RandAugment asks for none at its strongest, which Pillow answers with an error since version 13.
+    """
+    return ImageOps.posterize(picture, bits_to_keep) if bits_to_keep else Image.new(picture.mode, picture.size)
+
+
+NAME_TO_OP.update({name: posterize for name in NAME_TO_OP if name.startswith("Posterize")})
 
 
 class BatchAugmentation:

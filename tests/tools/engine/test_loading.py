@@ -1,6 +1,7 @@
 """Batches: bytes from workers, random choices by position, normalisation."""
 
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import torch
 from PIL import Image
 from timm.data import create_transform
 
-from saccade.tools.engine.augmentation import BatchAugmentation, evaluation_transform, training_transform
+from saccade.tools.engine.augmentation import BatchAugmentation, evaluation_transform, posterize, training_transform
 from saccade.tools.engine.distributed import Processes
 from saccade.tools.engine.loading import Loader, Samples
 from saccade.tools.engine.sampling import EvaluationBatches, TrainingBatches, plan_batch
@@ -110,6 +111,16 @@ def test_evaluation_images_are_timm_s():
     expected = torch.stack([transform(Pictures().read(index)[0]) for index in range(12)])
     torch.testing.assert_close(images, expected, atol=2e-6, rtol=0)
     assert torch.cat([targets for _, targets in loader]).tolist() == [index % 3 for index in range(12)]
+
+
+def test_strongest_augmentation_is_possible():
+    """Posterize down to no bits at all, which Pillow 13 refuses."""
+    strongest = replace(STRONG, auto_augment="rand-m10-p1-n9-inc1")
+    samples = Samples(Pictures(), training_transform(strongest, CONFIG), seed=0)
+    pictures = torch.stack([image for image, _ in samples.__getitems__([(epoch, 0) for epoch in range(40)])])
+    assert pictures.dtype == torch.uint8 and pictures.shape[1:] == (3, 16, 16)
+    assert posterize(Pictures().read(0)[0], 0).getextrema() == ((0, 0),) * 3
+    assert posterize(Pictures().read(0)[0], 1).getextrema() == ((0, 128),) * 3
 
 
 def test_mixed_targets_are_distributions():
