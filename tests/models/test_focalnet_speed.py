@@ -1,13 +1,13 @@
 """FocalNet on a CPU against the official module graph of plain torch modules: tokens [B, N, C], modulation in NCHW."""
 
-import time
-
 import pytest
 import timm
 import torch
 from torch import Tensor, nn
 
 from saccade.models.focalnet_checkpoint import checkpoint_filter_fn
+
+from ..speed import assert_no_slower
 
 
 class PlainModulation(nn.Module):
@@ -97,15 +97,4 @@ def test_no_slower_than_plain_modules(name, levels):
     plain = PlainFocalNet(96, [2, 2, 6, 2], 3, levels).eval()
     ours = timm.create_model(name).eval()
     ours.load_state_dict(checkpoint_filter_fn(plain.state_dict(), ours))
-    image = torch.randn(8, 3, 224, 224)
-    times = {ours: [], plain: []}
-    with torch.inference_mode():
-        torch.testing.assert_close(ours(image), plain(image), rtol=1e-4, atol=1e-4)
-        for _ in range(7):
-            for model, taken in times.items():
-                start = time.perf_counter()
-                model(image)
-                taken.append(time.perf_counter() - start)
-    mine, theirs = (sorted(taken)[3] * 1e3 for taken in times.values())
-    print(f"{name}, 8 images: {mine:.0f} ms, plain modules {theirs:.0f} ms")
-    assert mine <= 1.05 * theirs
+    assert_no_slower(ours, plain, name)

@@ -1,7 +1,5 @@
 """LITv2 on a CPU against the official module graph of plain torch modules, which works on token lists [B, N, C]."""
 
-import time
-
 import pytest
 import timm
 import torch
@@ -9,6 +7,8 @@ from torch import nn
 from torchvision.ops import DeformConv2d
 
 from saccade.models.litv2_checkpoint import checkpoint_filter_fn
+
+from ..speed import assert_no_slower
 
 
 class HiLo(nn.Module):
@@ -168,15 +168,4 @@ def test_no_slower_than_plain_modules(name, alpha):
         nn.init.normal_(layer.downsample.dconv.conv_offset.weight, std=0.1)
     ours = timm.create_model(name).eval()
     ours.load_state_dict(checkpoint_filter_fn(plain.state_dict(), ours))
-    image = torch.randn(8, 3, 224, 224)
-    times = {ours: [], plain: []}
-    with torch.inference_mode():
-        torch.testing.assert_close(ours(image), plain(image), rtol=1e-4, atol=1e-4)
-        for _ in range(7):
-            for model, taken in times.items():
-                start = time.perf_counter()
-                model(image)
-                taken.append(time.perf_counter() - start)
-    mine, theirs = (sorted(taken)[3] * 1e3 for taken in times.values())
-    print(f"{name}, 8 images: {mine:.0f} ms, plain modules {theirs:.0f} ms")
-    assert mine <= 1.05 * theirs
+    assert_no_slower(ours, plain, name)
