@@ -1,5 +1,6 @@
 """Models against the numbers of official ones, reached the way a user reaches official weights: through a file."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,14 @@ def load_file(name: str, path: Path, checkpoint: dict[str, Any], **kwargs: Any) 
     torch.save(checkpoint, path)
     overlay = {"file": str(path)}
     return timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **kwargs).eval()
+
+
+def build_around(name: str, state_of: Callable[[nn.Module], dict[str, Tensor]], **kwargs: Any) -> nn.Module:
+    """Build a model around the state dict that `state_of` makes for it, without initialisation, file or copy."""
+    with torch.device("meta"):
+        model = timm.create_model(name, **kwargs)
+    model.load_state_dict(state_of(model), assign=True)
+    return model.eval()
 
 
 def watch(*modules: nn.Module) -> dict[nn.Module, Tensor]:

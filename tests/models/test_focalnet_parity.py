@@ -1,5 +1,7 @@
 """Every FocalNet golden, and the ways official and downstream checkpoints come."""
 
+from functools import partial
+
 import pytest
 import timm
 import torch
@@ -7,7 +9,7 @@ import torch
 from saccade.models.focalnet_checkpoint import checkpoint_filter_fn
 
 from ..fill import GOLDENS, golden_image, load_golden, official_state
-from ..parity import assert_logits, assert_map, load_file, watch
+from ..parity import assert_logits, assert_map, build_around, load_file, watch
 
 NAMES = sorted(path.stem for path in (GOLDENS / "focalnet").glob("*.json"))
 DENSE = [name for name in NAMES if "options" in load_golden("focalnet", name)]
@@ -33,24 +35,17 @@ PARAMETERS = {
 }
 
 
-def build_around(name, state, **kwargs):
-    """Build a model around an official state dict without a file, its initialisation or a copy: for the large ones."""
-    with torch.device("meta"):
-        model = timm.create_model(name, **kwargs)
-    model.load_state_dict(checkpoint_filter_fn(state, model), assign=True)
-    return model.eval()
-
-
 @pytest.mark.parametrize("name", CLASSIFIERS)
 def test_classifier(name, tmp_path):
     golden = load_golden("focalnet", name)
-    state = official_state(golden)
-    if golden["params"] < 100e6:
-        models = [(load_file(golden["model"], tmp_path / "official.pth", {"model": state}), golden)]
-    else:
-        models = [(build_around(golden["model"], state), golden)]
+    state, name = official_state(golden), golden["model"]
+    adapted = partial(checkpoint_filter_fn, state)
+    # The large ones would spend most of their time in files and initialisation.
+    small = golden["params"] < 100e6
+    model = load_file(name, tmp_path / "official.pth", {"model": state}) if small else build_around(name, adapted)
+    models = [(model, golden)]
     if "normalized" in golden:
-        models.append((build_around(golden["model"], state, normalize_modulator=True), golden["normalized"]))
+        models.append((build_around(name, adapted, normalize_modulator=True), golden["normalized"]))
     for model, numbers in models:
         assert sum(p.numel() for p in model.parameters()) == golden["params"]
         # One stage of an isotropic model is its whole trunk.
