@@ -1,13 +1,26 @@
 """Autocast for operators of our own, which torch's lists do not know."""
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 from torch import Tensor
+
+
+def is_on(device: str) -> bool:
+    """Return whether autocast is on for a type of device; some have none."""
+    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+
+
+def off(x: Tensor) -> AbstractContextManager:
+    """Return a context in which autocast leaves what happens on the device of `x` as it is."""
+    device = x.device.type
+    return torch.autocast(device, enabled=False) if is_on(device) else nullcontext()
 
 
 def cast(*tensors: Tensor) -> tuple[Tensor, ...]:
     """Return the tensors in the autocast dtype where autocast is on; float64 stays what it is."""
     device = tensors[0].device.type
-    if not (torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)):
+    if not is_on(device):
         return tensors
     dtype = torch.get_autocast_dtype(device)
     return tuple(x if x.dtype == torch.float64 else x.to(dtype) for x in tensors)

@@ -5,8 +5,10 @@ import json
 import pytest
 import torch
 from torch import nn
+from torchvision.ops import deform_conv2d
 
 from saccade.layers import ConvMLP, DeformableMerging
+from saccade.layers.deformable_merging import shift
 
 from ..fill import GOLDENS
 from ..official_modules import assert_gradients, assert_output, cotangent, fill_by_name, random
@@ -60,6 +62,43 @@ def test_released_mlp(case):
     compare(layer, MLP, case, x, x.unflatten(1, (case["H"], case["W"])), lambda out: out.flatten(1, 2))
 
 
+@pytest.mark.parametrize("size", [(2, 2), (6, 9), (13, 4)])
+@pytest.mark.parametrize("spread", [0.0, 0.4, 3.0, 40.0])
+def test_shifts_as_torchvision_s_deformable_convolution(size, spread):
+    """Integer places, fractions, neighbours across the border, and far outside; gradients too."""
+    x = random((3, *size, 5), 0).double().requires_grad_()
+    offset = spread * random((3, size[0] // 2, size[1] // 2, 8), 1).double()
+    offset[:, 0] = offset[:, 0].round()
+    weight, bias = random((7, 5, 2, 2), 2).double(), random((7,), 3).double()
+    inputs = (x, offset.requires_grad_(), weight.requires_grad_())
+    expected = deform_conv2d(x.permute(0, 3, 1, 2), offset.permute(0, 3, 1, 2), weight, bias, stride=2)
+    out = nn.functional.conv2d(shift(x, offset).permute(0, 3, 1, 2), weight, bias, stride=2)
+    torch.testing.assert_close(out, expected)
+    true = torch.autograd.grad(expected.square().sum(), inputs)
+    for found, truth, of in zip(torch.autograd.grad(out.square().sum(), inputs), true, "xow", strict=True):
+        # The slope along an offset jumps at integer places; each side takes its own.
+        keep = offset.detach() != offset.detach().round() if of == "o" else torch.ones_like(truth, dtype=torch.bool)
+        torch.testing.assert_close(found[keep], truth[keep])
+
+
+def test_offsets_that_are_not_numbers_show():
+    offset = torch.zeros(1, 1, 1, 8)
+    offset[..., 2] = float("nan")
+    out = shift(torch.ones(1, 3, 3, 2), offset)
+    assert out.isnan().tolist() == [[[[False] * 2, [True] * 2], [[False] * 2] * 2]]
+
+
+def test_deterministic_mode():
+    layer = shaken().train()
+    x = random((2, 6, 8, 4), 7).requires_grad_()
+    torch.use_deterministic_algorithms(True)
+    try:
+        first, second = (torch.autograd.grad(layer(x).square().sum(), x)[0] for _ in range(2))
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert torch.equal(first, second)
+
+
 def shaken(in_dim=4, dim=8):
     """Return a layer whose offsets are far from zero."""
     torch.manual_seed(0)
@@ -103,14 +142,14 @@ def test_dtypes(dtype):
     torch.testing.assert_close(out.float(), expected, atol=5e-2, rtol=5e-2)
 
 
-def test_sampling_is_float32_under_autocast():
+def test_autocast_leaves_the_convolution_alone():
     layer = shaken()
-    nn.init.zeros_(layer.offset.weight)  # what is left is the sampling
     layer.norm = layer.act = nn.Identity()
     x = random((2, 6, 8, 4), 4)
     with torch.autocast("cpu", torch.bfloat16):
         out = layer(x)
-    assert out.dtype == torch.float32
+        again = layer(x.bfloat16())
+    assert out.dtype == again.dtype == torch.float32
     torch.testing.assert_close(out, layer(x))
 
 
@@ -119,6 +158,9 @@ def test_compile_and_export():
     x = random((2, 6, 9, 4), 5)
     torch.testing.assert_close(torch.compile(layer, fullgraph=True, backend="aot_eager")(x), layer(x))
     torch.testing.assert_close(torch.export.export(layer, (x,)).module()(x), layer(x))
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(torch.compile(layer, fullgraph=True, backend="aot_eager")(x), layer(x))
+        torch.testing.assert_close(torch.export.export(layer, (x,)).module()(x), layer(x))
 
 
 def test_gradients():
