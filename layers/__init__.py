@@ -3,6 +3,7 @@
 from inspect import signature
 from typing import Any
 
+from timm.layers import register_notrace_module
 from torch import nn
 
 from .block import MixerBlock
@@ -25,6 +26,10 @@ MIXERS: dict[str, type[nn.Module]] = {
     "large_kernel_attention": LargeKernelAttention,
     "neighborhood_attention": NeighborhoodAttention,
 }
+
+# What these do depends on sizes, so symbolic tracing (timm's feature_cls="fx") keeps them whole.
+for _module in (*MIXERS.values(), BatchNorm, ConvMLP, DeformableMerging, PatchDownsample, PatchMerging, PatchStem):
+    register_notrace_module(_module)
 
 
 def build_mixer(name: str, dim: int, num_heads: int | None = None, **kwargs: Any) -> nn.Module:

@@ -171,7 +171,7 @@ def build_backbone(
                 variant,
                 pretrained,
                 pretrained_filter_fn=filter_fn,
-                feature_cfg={"out_indices": cls.feature_indices, "feature_cls": "getter"},
+                feature_cfg={"out_indices": cls.feature_indices, "feature_cls": "getter", "flatten_sequential": True},
                 **kwargs,
             )
     except Exception as error:

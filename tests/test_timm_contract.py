@@ -223,6 +223,16 @@ def test_intermediates_agree(name):
         torch.testing.assert_close(dense(x), few)
 
 
+@each_kind
+@pytest.mark.parametrize("feature_cls", ["list", "hook", "fx"])
+def test_other_feature_extractors(name, feature_cls):
+    """The extractors of timm that take modules' outputs as they are give the same maps, channels last."""
+    with torch.no_grad():
+        expected = build(name, features_only=True, out_indices=(1, 2)).eval()(image(64))
+        maps = build(name, features_only=True, out_indices=(1, 2), feature_cls=feature_cls).eval()(image(64))
+    torch.testing.assert_close([value.permute(0, 3, 1, 2) for value in maps], expected)
+
+
 def test_unknown_output_format():
     with pytest.raises(ValueError, match="output_fmt='NLC' must be 'NCHW' or 'NHWC'"):
         build("nat_nano").forward_intermediates(image(), output_fmt="NLC")
