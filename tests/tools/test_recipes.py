@@ -127,6 +127,30 @@ def test_fine_tuning(recipe, weight_decay):
     assert (settings.runtime.precision, settings.model.weights.split(".")[1]) == ("float32", "shi_in22k")
 
 
+@pytest.mark.parametrize(
+    ("recipe", "drop_path"),
+    [("litv2_small", 0.2), ("litv2_small_alpha05", 0.2), ("litv2_medium", 0.3), ("litv2_base", 0.5)],
+)
+def test_litv2(recipe, drop_path):
+    """ziplab/LITv2, classification: config.py and the configs of each variant; rates are for 1024 images."""
+    settings = settings_of(f"classification/{recipe}_in1k", "data.root=/data")
+    optimizer, schedule, augment = settings.optimizer, settings.schedule, settings.augment
+    assert (settings.model.name, settings.model.drop_path_rate, settings.batch_size) == (recipe, drop_path, 8 * 128)
+    assert (optimizer.name, optimizer.lr, optimizer.weight_decay, optimizer.clip) == ("adamw", 1e-3, 0.05, 5.0)
+    assert (schedule.epochs, schedule.cooldown_epochs, schedule.warmup_epochs) == (300, 0, 20)
+    assert (schedule.name, schedule.warmup_lr, schedule.min_lr) == ("cosine", 1e-6, 1e-5)
+    assert (augment.mixup, augment.cutmix, augment.interpolation, augment.erase_prob) == (0.8, 1.0, "bicubic", 0.25)
+
+
+def test_litv2_fine_tuning():
+    settings = settings_of("classification/litv2_base_384_in1k", "data.root=/data")
+    optimizer, schedule = settings.optimizer, settings.schedule
+    assert (settings.model.name, settings.model.weights) == ("litv2_base_384", "litv2_base.ziplab_in1k")
+    assert (settings.model.drop_path_rate, optimizer.weight_decay, optimizer.lr) == (0.5, 1e-8, 2 * 2e-5)
+    assert (schedule.epochs, schedule.cooldown_epochs, schedule.warmup_epochs) == (30, 0, 5)
+    assert (schedule.warmup_lr, schedule.min_lr) == (2 * 2e-8, 2 * 2e-7)
+
+
 def test_groups_hold_no_stray_files():
     groups = {path.name for path in HOME.iterdir() if path.is_dir() and path.name != "__pycache__"}
     expected = {"classification", "data", "model", "augment", "optimizer", "schedule", "runtime", "logger", "run"}
