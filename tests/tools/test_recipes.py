@@ -68,6 +68,32 @@ def test_published_hyperparameters_of_van(recipe, drop_path):
     assert settings.runtime.precision == "float32"
 
 
+@pytest.mark.parametrize(
+    ("recipe", "drop_path"),
+    [
+        ("focalnet_tiny_srf_fused", 0.2),
+        ("focalnet_tiny_lrf_fused", 0.2),
+        ("focalnet_small_srf_fused", 0.3),
+        ("focalnet_small_lrf_fused", 0.3),
+        ("focalnet_base_srf_fused", 0.5),
+        ("focalnet_base_lrf_fused", 0.5),
+        ("focalnet_tiny_iso", 0.2),
+        ("focalnet_small_iso", 0.2),
+        ("focalnet_base_iso", 0.2),
+    ],
+)
+def test_published_hyperparameters_of_focalnet(recipe, drop_path):
+    """The official config.py as it was at the release; it states rates for 512 images."""
+    settings = settings_of(f"classification/{recipe}_in1k", "data.root=/data")
+    assert (settings.model.name, settings.model.drop_path_rate, settings.batch_size) == (recipe, drop_path, 8 * 128)
+    optimizer, schedule, augment = settings.optimizer, settings.schedule, settings.augment
+    assert (optimizer.name, optimizer.lr, optimizer.weight_decay, optimizer.clip) == ("adamw", 2 * 5e-4, 0.05, 5.0)
+    assert (schedule.name, schedule.epochs, schedule.cooldown_epochs) == ("cosine", 300, 0)
+    assert (schedule.warmup_epochs, schedule.warmup_lr, schedule.min_lr) == (20, 2 * 5e-7, 2 * 5e-6)
+    assert (augment.mixup, augment.cutmix, augment.interpolation) == (0.8, 1.0, "bicubic")
+    assert settings.runtime.precision == "float16"
+
+
 @pytest.mark.parametrize(("recipe", "drop_path"), [("van_b4", 0.2), ("van_b5", 0.2), ("van_b6", 0.3)])
 @pytest.mark.parametrize("size", [224, 384])
 def test_published_hyperparameters_of_fine_tuned_van(recipe, drop_path, size):
