@@ -2,10 +2,9 @@
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
-from .. import dispatch
+from .. import autocast, dispatch
 from .checks import check_bias, check_neighborhood, check_tensors
 from .geometry import Geometry, geometry
 from .operator import OPERATOR, call
