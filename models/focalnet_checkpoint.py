@@ -5,10 +5,9 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 
-from .checkpoint import check_fit, unwrap
+from .checkpoint import check_fit, imagenet_cfg, rename, unwrap
 
 GITHUB = "https://github.com/microsoft/FocalNet/releases/download/v1.0.0/"
 AZURE = "https://projects4jw.blob.core.windows.net/focalnet/release/classification/"
@@ -27,26 +26,16 @@ FOREIGN_NAMES = [
 ]
 
 
-def cfg(url: str, hf_hub_id: str | None = None, size: int = 224, reduction: int = 32, **kwargs: Any) -> dict[str, Any]:
-    """Return a pretrained cfg: an official file and timm's copy of it; `reduction` is the last stride."""
-    return {
-        "url": url,
-        "hf_hub_id": hf_hub_id,
-        "num_classes": 1000,
-        "input_size": (3, size, size),
-        "pool_size": (size // reduction, size // reduction),
-        "interpolation": "bicubic",
-        "crop_pct": 0.875,
-        "mean": IMAGENET_DEFAULT_MEAN,
-        "std": IMAGENET_DEFAULT_STD,
-        "first_conv": "stem.conv",
-        "classifier": "head.fc",
-        "license": "mit",
-        "origin_url": "https://github.com/microsoft/FocalNet",
-        "paper_name": "Focal Modulation Networks",
-        "paper_ids": "arXiv:2203.11926",
+def cfg(url: str, **kwargs: Any) -> dict[str, Any]:
+    """Return a pretrained cfg with what all models of the repository have in common."""
+    return imagenet_cfg(
+        url,
+        license="mit",
+        origin_url="https://github.com/microsoft/FocalNet",
+        paper_name="Focal Modulation Networks",
+        paper_ids="arXiv:2203.11926",
         **kwargs,
-    }
+    )
 
 
 def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[str, Tensor]:
@@ -61,13 +50,15 @@ def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[s
     state = unwrap(state_dict)
     # The official code and timm disagree on whether a downsampler ends a stage or begins the next.
     shift = 0 if any(key.startswith("stem.") for key in state) else 1
+    stage = r"stages.\1." if hasattr(model, "stages") else ""
+    rules = [
+        *FOREIGN_NAMES,
+        (r"^layers\.(\d+)\.downsample", lambda match: f"stages.{int(match[1]) + shift}.downsample"),
+        (r"^layers\.(\d+)\.", stage),
+    ]
     own = model.state_dict()
     out: dict[str, Tensor] = {}
-    for key, value in state.items():
-        for pattern, name in FOREIGN_NAMES:
-            key = re.sub(pattern, name, key)
-        key = re.sub(r"^layers\.(\d+)\.downsample", lambda match: f"stages.{int(match[1]) + shift}.downsample", key)
-        key = re.sub(r"^layers\.(\d+)\.", r"stages.\1." if hasattr(model, "stages") else "", key)
+    for key, value in rename(state, rules).items():
         out[key] = _adapt(key, value, own[key]) if key in own else value
         if key.endswith(".f.weight") and key in own and len(out[key]) > len(value):
             mixer = key.removesuffix("f.weight") + "focal_layers."

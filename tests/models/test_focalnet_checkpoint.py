@@ -178,3 +178,15 @@ def test_isotropic_official_file_and_own(tmp_path):
     model = load_file("focalnet_tiny_iso", tmp_path / "official.pth", {"model": official})
     own = load_file("focalnet_tiny_iso", tmp_path / "own.pth", model.state_dict())
     assert_backbones_equal(own, model)
+
+
+def test_classifier_starts_a_detection_backbone(official, tmp_path):
+    """Its norms are fresh; its maps are those of the classifier, here at a size that needs no padding."""
+    options = {"features_only": True, "out_norms": True, "focal_windows": (11, 9, 9, 7)}
+    model = load_file("focalnet_tiny_srf_fused", tmp_path / "f.pth", {"model": official}, **options)
+    plain = load_file("focalnet_tiny_srf_fused", tmp_path / "f.pth", {"model": official})
+    image = golden_image(64, 1)
+    with torch.no_grad():
+        for value, true in zip(model(image), plain.forward_intermediates(image, intermediates_only=True), strict=True):
+            norm = torch.nn.functional.layer_norm(true.permute(0, 2, 3, 1), true.shape[1:2]).permute(0, 3, 1, 2)
+            torch.testing.assert_close(value, norm, rtol=1e-4, atol=1e-4)
