@@ -49,9 +49,7 @@ def neighborhood_attention(
 
     Source: Hassani et al., arXiv 2204.07143 and 2209.15001; stride from arXiv 2504.16922.
     """
-    if torch.amp.is_autocast_available(q.device.type) and torch.is_autocast_enabled(q.device.type):
-        dtype = torch.get_autocast_dtype(q.device.type)
-        q, k, v = (x if x.dtype == torch.float64 else x.to(dtype) for x in (q, k, v))
+    q, k, v = autocast.cast(q, k, v)
     settings = _check(q, k, v, window, stride, dilation, causal, bias)
     scale = q.shape[-1] ** -0.5 if scale is None else float(scale)
     out, lse = call(q, k, v, bias, *settings, scale, dispatch.requested())

@@ -17,7 +17,7 @@ def lse_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
-OPERATOR = Operator(__package__, ("blocked", "reference"))
+OPERATOR = Operator(__package__, ("fused", "blocked", "reference"))
 
 
 @torch.library.custom_op("saccade::neighborhood_attention", mutates_args=())

@@ -1,0 +1,296 @@
+"""Backward kernels of fused neighborhood attention.
+
+With P = exp(logits - lse) and delta = rowsum(dout * out) - dlse: d logits = P * (dout . v - delta).
+`differentiate_queries` gives dq, delta and the sums for dbias, tile of queries by tile; `differentiate_keys` gives dk
+and dv, tile of keys by tile, each from the queries that see it; `differentiate_group` does all of it at once where a
+dilation group fits in one tile. Each output element is written once, by one program.
+"""
+
+import triton
+import triton.language as tl
+
+from .fused_bias import continues, fold_pairs
+from .fused_forward import load_rows, logits, store_rows
+from .fused_tiles import (
+    LOG2E,
+    block_places,
+    block_start,
+    exists,
+    map_spot,
+    offsets,
+    own_places,
+    tile_table,
+    unpacked,
+)
+
+
+@triton.jit
+def query_terms(q, k, v, dout, lse2, delta, table, dq, scale, PRECISION: tl.constexpr):
+    """d logits of a chunk of keys, and dq (without the scale) with that chunk's part added."""
+    p = tl.exp2(logits(q, k, scale, table, PRECISION) - lse2[:, None])
+    dp = tl.dot(dout, tl.trans(v), input_precision=PRECISION)
+    ds = p * (dp - delta[:, None])
+    return ds, tl.dot(ds.to(k.dtype), k, dq, input_precision=PRECISION)
+
+
+@triton.jit
+def key_terms(k, v, q, dout, lse2, delta, table, dk, dv, scale, PRECISION: tl.constexpr):
+    """dk (without the scale) and dv with a chunk of queries' part added."""
+    p = tl.exp2(logits(k, q, scale, table, PRECISION) - lse2[None, :])
+    dv = tl.dot(p.to(dout.dtype), dout, dv, input_precision=PRECISION)
+    dp = tl.dot(v, tl.trans(dout), input_precision=PRECISION)
+    ds = p * (dp - delta[None, :])
+    return tl.dot(ds.to(q.dtype), q, dk, input_precision=PRECISION), dv
+
+
+@triton.jit
+def no_sums(i, CHUNKS: tl.constexpr):
+    """Zeros [rows, chunk] for each chunk."""
+    sums = ()
+    for c in tl.static_range(len(CHUNKS)):
+        sums = sums + (tl.zeros_like(i[:, None] + tl.arange(0, CHUNKS[c])[None, :]).to(tl.float32),)
+    return sums
+
+
+@triton.jit
+def row_delta(dout, out, dlse):
+    return tl.sum(dout.to(tl.float32) * out.to(tl.float32), 1) - dlse
+
+
+@triton.jit(do_not_specialize=["axes", "tiles", "run", "batch", "heads", "images"])
+def differentiate_queries(
+    q_ptr,
+    k_ptr,
+    v_ptr,
+    bias_ptr,
+    table_ptr,
+    out_ptr,
+    lse_ptr,
+    dout_ptr,
+    dlse_ptr,
+    terms_ptr,
+    dq_ptr,
+    pairs_ptr,
+    partial_ptr,
+    q_strides,
+    k_strides,
+    v_strides,
+    dout_strides,
+    out_strides,
+    lse_strides,
+    axes,
+    tiles,
+    run,
+    batch,
+    heads,
+    images,
+    scale,
+    scale_log2,
+    ROWS: tl.constexpr,
+    CHUNKS: tl.constexpr,
+    STARTS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    HELD: tl.constexpr,
+    SHARED: tl.constexpr,
+    D: tl.constexpr,
+    WIDTH: tl.constexpr,
+    HAS_BIAS: tl.constexpr,
+    FOLD: tl.constexpr,
+    MERGES: tl.constexpr,
+    STORED: tl.constexpr,
+    WIDE: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """dq, the terms of each query that `differentiate_keys` needs, and partial sums for dbias.
+
+    `terms_ptr` is [B, *spatial, heads, 2]: the log-sum-exp in log2 units, and delta. The sums over images stay in
+    registers.
+
+    Program (p, head, slice) of P takes `run` tiles in a row, and folds its sums whenever the next tile is of another
+    class, or always without MERGES. With a bias, `pairs_ptr` is scratch of [programs, ROWS, COLUMNS] floats and
+    `partial_ptr` [heads, slices * P, offsets]. CHUNKS and flags as in `attend_block`.
+    """
+    axes = unpacked(axes)
+    head = tl.program_id(1)
+    h = head.to(tl.int64)
+    slot = tl.program_id(2) * tl.num_programs(0) + tl.program_id(0)
+    slot = h * (tl.num_programs(0) * tl.num_programs(2)) + slot
+    i = tl.arange(0, ROWS)
+    first = tl.program_id(2) * images
+    last = tl.minimum(first + images, batch)
+    first_tile = tl.program_id(0) * run
+    last_tile = tl.minimum(first_tile + run, tiles)
+    folded = 0
+    if MERGES:
+        sums = no_sums(i, CHUNKS)
+    for tile in range(first_tile, last_tile):
+        if HAS_BIAS and not MERGES:
+            sums = no_sums(i, CHUNKS)
+        residues, lengths, starts = map_spot(axes, tile)
+        bases = block_start(axes, starts, lengths, False)
+        own = own_places(axes, starts, lengths, i)
+        valid = exists(own, lengths)
+        q_at = offsets(axes, own, residues, lengths, q_strides, WIDE)
+        dout_at = offsets(axes, own, residues, lengths, dout_strides, WIDE)
+        out_at = offsets(axes, own, residues, lengths, out_strides, WIDE)
+        lse_at = offsets(axes, own, residues, lengths, lse_strides, WIDE)
+        k_at = ()
+        v_at = ()
+        tables = ()
+        for c in tl.static_range(len(CHUNKS)):
+            j = STARTS[c] + tl.arange(0, CHUNKS[c])
+            others = block_places(axes, bases, lengths, j)
+            k_at = k_at + (offsets(axes, others, residues, lengths, k_strides, WIDE),)
+            if not SHARED:
+                v_at = v_at + (offsets(axes, others, residues, lengths, v_strides, WIDE),)
+            if HELD:
+                table = tile_table(table_ptr, bias_ptr, axes, tile, head, i, j, COLUMNS, False, HAS_BIAS, STORED)
+                tables = tables + (table,)
+        if SHARED:
+            v_at = k_at
+        for b in range(first, last):
+            at = tl.cast(b, tl.int64)
+            out_head = at * out_strides[0] + h * D
+            lse_head = at * lse_strides[0] + h
+            q = load_rows(q_ptr + at * q_strides[0] + h * q_strides[4], q_at, D, WIDTH)
+            dout = load_rows(dout_ptr + at * dout_strides[0] + h * dout_strides[4], dout_at, D, WIDTH)
+            out = load_rows(out_ptr + out_head, out_at, D, WIDTH)
+            delta = row_delta(dout, out, tl.load(dlse_ptr + lse_head + lse_at))
+            lse2 = tl.load(lse_ptr + lse_head + lse_at) * LOG2E
+            term_at = terms_ptr + 2 * (lse_head + lse_at)
+            tl.store(term_at, lse2, mask=valid)
+            tl.store(term_at + 1, delta, mask=valid)
+            k_head = k_ptr + at * k_strides[0] + h * k_strides[4]
+            v_head = v_ptr + at * v_strides[0] + h * v_strides[4]
+            dq = tl.zeros([ROWS, WIDTH], tl.float32)
+            added = ()
+            for c in tl.static_range(len(CHUNKS)):
+                if HELD:
+                    table = tables[c]
+                else:
+                    j = STARTS[c] + tl.arange(0, CHUNKS[c])
+                    table = tile_table(table_ptr, bias_ptr, axes, tile, head, i, j, COLUMNS, False, HAS_BIAS, STORED)
+                k = load_rows(k_head, k_at[c], D, WIDTH)
+                v = load_rows(v_head, v_at[c], D, WIDTH)
+                ds, dq = query_terms(q, k, v, dout, lse2, delta, table, dq, scale_log2, PRECISION)
+                if HAS_BIAS:
+                    added = added + (sums[c] + ds,)
+            if HAS_BIAS:
+                sums = added
+            store_rows(dq_ptr + out_head, out_at, dq * scale, valid, D, WIDTH)
+        if HAS_BIAS:
+            more = continues(axes, tile, last_tile, MERGES)
+            if not more:
+                pairs = pairs_ptr + slot * ROWS * COLUMNS
+                for c in tl.static_range(len(CHUNKS)):
+                    j = STARTS[c] + tl.arange(0, CHUNKS[c])
+                    tl.store(pairs + i[:, None] * COLUMNS + j[None, :], sums[c])
+                entries = (2 * axes[0].window - 1) * (2 * axes[1].window - 1) * (2 * axes[2].window - 1)
+                fold_pairs(pairs, partial_ptr + slot * entries, axes, tile, folded > 0, ROWS, COLUMNS, FOLD)
+                folded += 1
+            if MERGES:
+                kept = ()
+                for c in tl.static_range(len(CHUNKS)):
+                    kept = kept + (tl.where(more, sums[c], 0.0),)
+                sums = kept
+
+
+@triton.jit(do_not_specialize=["axes", "tiles", "run", "batch", "heads", "images"])
+def differentiate_queries_chunks(
+    q_ptr,
+    k_ptr,
+    v_ptr,
+    bias_ptr,
+    table_ptr,
+    out_ptr,
+    lse_ptr,
+    dout_ptr,
+    dlse_ptr,
+    terms_ptr,
+    dq_ptr,
+    pairs_ptr,
+    partial_ptr,
+    q_strides,
+    k_strides,
+    v_strides,
+    dout_strides,
+    out_strides,
+    lse_strides,
+    axes,
+    tiles,
+    run,
+    batch,
+    heads,
+    images,
+    scale,
+    scale_log2,
+    ROWS: tl.constexpr,
+    CHUNK: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    D: tl.constexpr,
+    WIDTH: tl.constexpr,
+    HAS_BIAS: tl.constexpr,
+    FOLD: tl.constexpr,
+    MERGES: tl.constexpr,
+    STORED: tl.constexpr,
+    WIDE: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """As `differentiate_queries`, walking over the block of COLUMNS keys in chunks; the sums stay in the scratch."""
+    axes = unpacked(axes)
+    head = tl.program_id(1)
+    h = head.to(tl.int64)
+    slot = tl.program_id(2) * tl.num_programs(0) + tl.program_id(0)
+    slot = h * (tl.num_programs(0) * tl.num_programs(2)) + slot
+    if HAS_BIAS:
+        pairs = pairs_ptr + slot * ROWS * COLUMNS
+    i = tl.arange(0, ROWS)
+    first = tl.program_id(2) * images
+    last = tl.minimum(first + images, batch)
+    first_tile = tl.program_id(0) * run
+    last_tile = tl.minimum(first_tile + run, tiles)
+    folded = 0
+    more = False
+    for tile in range(first_tile, last_tile):
+        residues, lengths, starts = map_spot(axes, tile)
+        bases = block_start(axes, starts, lengths, False)
+        own = own_places(axes, starts, lengths, i)
+        valid = exists(own, lengths)
+        q_at = offsets(axes, own, residues, lengths, q_strides, WIDE)
+        dout_at = offsets(axes, own, residues, lengths, dout_strides, WIDE)
+        out_at = offsets(axes, own, residues, lengths, out_strides, WIDE)
+        lse_at = offsets(axes, own, residues, lengths, lse_strides, WIDE)
+        for b in range(first, last):
+            at = tl.cast(b, tl.int64)
+            out_head = at * out_strides[0] + h * D
+            lse_head = at * lse_strides[0] + h
+            q = load_rows(q_ptr + at * q_strides[0] + h * q_strides[4], q_at, D, WIDTH)
+            dout = load_rows(dout_ptr + at * dout_strides[0] + h * dout_strides[4], dout_at, D, WIDTH)
+            out = load_rows(out_ptr + out_head, out_at, D, WIDTH)
+            delta = row_delta(dout, out, tl.load(dlse_ptr + lse_head + lse_at))
+            lse2 = tl.load(lse_ptr + lse_head + lse_at) * LOG2E
+            term_at = terms_ptr + 2 * (lse_head + lse_at)
+            tl.store(term_at, lse2, mask=valid)
+            tl.store(term_at + 1, delta, mask=valid)
+            k_head = k_ptr + at * k_strides[0] + h * k_strides[4]
+            v_head = v_ptr + at * v_strides[0] + h * v_strides[4]
+            dq = tl.zeros([ROWS, WIDTH], tl.float32)
+            for c in range(0, COLUMNS, CHUNK):
+                j = c + tl.arange(0, CHUNK)
+                others = block_places(axes, bases, lengths, j)
+                k = load_rows(k_head, offsets(axes, others, residues, lengths, k_strides, WIDE), D, WIDTH)
+                v = load_rows(v_head, offsets(axes, others, residues, lengths, v_strides, WIDE), D, WIDTH)
+                table = tile_table(table_ptr, bias_ptr, axes, tile, head, i, j, COLUMNS, False, HAS_BIAS, STORED)
+                ds, dq = query_terms(q, k, v, dout, lse2, delta, table, dq, scale_log2, PRECISION)
+                if HAS_BIAS:
+                    pair = pairs + i[:, None] * COLUMNS + j[None, :]
+                    if (b > first) | more:
+                        ds += tl.load(pair)
+                    tl.store(pair, ds)
+            store_rows(dq_ptr + out_head, out_at, dq * scale, valid, D, WIDTH)
+        if HAS_BIAS:
+            more = continues(axes, tile, last_tile, MERGES)
+            if not more:
+                entries = (2 * axes[0].window - 1) * (2 * axes[1].window - 1) * (2 * axes[2].window - 1)
+                fold_pairs(pairs, partial_ptr + slot * entries, axes, tile, folded > 0, ROWS, COLUMNS, FOLD)
+                folded += 1
