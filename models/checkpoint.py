@@ -76,14 +76,14 @@ def check_fit(state: Mapping[str, Tensor], model: nn.Module, optional: Iterable[
         ValueError: keys are missing or unknown, or shapes differ; the message names them.
     """
     own = {key: tuple(value.shape) for key, value in model.state_dict().items()}
-    adapted = ("head.fc.", model.pretrained_cfg["first_conv"] + ".")
+    classifier, first_conv = "head.fc.", model.pretrained_cfg["first_conv"] + ".weight"
     faults = {
-        "missing": [key for key in own if key not in state and not key.startswith((*adapted, *optional))],
-        "unknown": [key for key in state if key not in own and not key.startswith(adapted)],
+        "missing": [key for key in own if key not in state and not key.startswith((classifier, *optional))],
+        "unknown": [key for key in state if key not in own and not key.startswith(classifier)],
         "of another shape": [
             f"{key} {tuple(value.shape)} (here {own[key]})"
             for key, value in state.items()
-            if key in own and tuple(value.shape) != own[key] and not key.startswith(adapted)
+            if key in own and tuple(value.shape) != own[key] and not key.startswith((classifier, first_conv))
         ],
     }
     text = [f"{len(keys)} {fault}: {_shorten(keys)}" for fault, keys in faults.items() if keys]
