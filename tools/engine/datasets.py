@@ -92,7 +92,7 @@ class Folder:
         try:
             with Image.open(path) as picture:
                 return picture.convert("RGB"), label
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
             reason = str(error).replace(f" {str(path)!r}", "")
             raise UserError(f"cannot read the image {path}: {reason}; replace or remove it", local=True) from error
 

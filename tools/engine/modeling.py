@@ -9,7 +9,7 @@ from typing import Any
 import timm
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load
 from timm.data import resolve_data_config
 from timm.models import get_pretrained_cfg, is_model, split_model_name_tag
 
@@ -107,7 +107,7 @@ def load_weights(model: torch.nn.Module, file: Path) -> None:
         UserError: the file cannot be read, or its keys or shapes differ from the model's; the message names them.
     """
     try:
-        state = load_file(file)
+        state = load(file.read_bytes())  # not mapped: a file that shrinks meanwhile would kill the process
     except FileNotFoundError as error:
         raise UserError(f"no such file: {file}") from error
     except (SafetensorError, OSError) as error:
