@@ -103,14 +103,13 @@ def _dinat_s(variant: str, pretrained: bool, kwargs: dict[str, Any], **config: A
 
 _nat_cfg = partial(cfg, first_conv="stem.conv1")
 _dinat_cfg = partial(dinat_cfg, first_conv="stem.conv1")
-_dinat_s_cfg = partial(dinat_cfg, first_conv="stem.conv")
-_at_384 = {"input_size": (3, 384, 384), "crop_pct": 1.0}
+_at_384 = {"size": 384, "crop_pct": 1.0}
 # The repository does not state how many classes its ImageNet-22k heads have; 21841 is the full set.
 _in22k = {"num_classes": 21841}
 
 default_cfgs = generate_default_cfgs(
     {
-        "nat_nano.untrained": _nat_cfg(input_size=(3, 32, 32), crop_pct=1.0),
+        "nat_nano.untrained": _nat_cfg(size=32, crop_pct=1.0),
         "nat_mini.shi_in1k": _nat_cfg(NAT_CHECKPOINTS + "nat_mini.pth"),
         "nat_tiny.shi_in1k": _nat_cfg(NAT_CHECKPOINTS + "nat_tiny.pth"),
         "nat_small.shi_in1k": _nat_cfg(NAT_CHECKPOINTS + "nat_small.pth"),
@@ -126,12 +125,12 @@ default_cfgs = generate_default_cfgs(
             "imagenet1k/dinat_large_in22k_in1k_384_11x11.pth", **_at_384
         ),
         "dinat_large_384_11x11.shi_in22k": _dinat_cfg("imagenet22k/dinat_large_in22k_224_11x11interp.pth", **_in22k),
-        "dinat_s_tiny.shi_in1k": _dinat_s_cfg("imagenet1k/dinat_s_tiny_in1k_224.pth"),
-        "dinat_s_small.shi_in1k": _dinat_s_cfg("imagenet1k/dinat_s_small_in1k_224.pth"),
-        "dinat_s_base.shi_in1k": _dinat_s_cfg("imagenet1k/dinat_s_base_in1k_224.pth"),
-        "dinat_s_large.shi_in22k_ft_in1k": _dinat_s_cfg("imagenet1k/dinat_s_large_in1k_224.pth"),
-        "dinat_s_large.shi_in22k": _dinat_s_cfg("imagenet22k/dinat_s_large_in22k_224.pth", **_in22k),
-        "dinat_s_large_384.shi_in22k_ft_in1k": _dinat_s_cfg("imagenet1k/dinat_s_large_in1k_384.pth", **_at_384),
+        "dinat_s_tiny.shi_in1k": dinat_cfg("imagenet1k/dinat_s_tiny_in1k_224.pth"),
+        "dinat_s_small.shi_in1k": dinat_cfg("imagenet1k/dinat_s_small_in1k_224.pth"),
+        "dinat_s_base.shi_in1k": dinat_cfg("imagenet1k/dinat_s_base_in1k_224.pth"),
+        "dinat_s_large.shi_in22k_ft_in1k": dinat_cfg("imagenet1k/dinat_s_large_in1k_224.pth"),
+        "dinat_s_large.shi_in22k": dinat_cfg("imagenet22k/dinat_s_large_in22k_224.pth", **_in22k),
+        "dinat_s_large_384.shi_in22k_ft_in1k": dinat_cfg("imagenet1k/dinat_s_large_in1k_384.pth", **_at_384),
     }
 )
 

@@ -1,13 +1,12 @@
 """Checkpoints of SHI-Labs/Neighborhood-Attention-Transformer: where they are, and how they become ours."""
 
-import re
+from functools import partial
 from typing import Any
 
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 
 from ..layers import resize_bias_table
-from .checkpoint import check_fit, unwrap
+from .checkpoint import check_fit, imagenet_cfg, rename, unwrap
 
 NAT_CHECKPOINTS = "https://shi-labs.com/projects/nat/checkpoints/CLS/"
 DINAT_CHECKPOINTS = "https://shi-labs.com/projects/dinat/checkpoints/"
@@ -27,27 +26,16 @@ OFFICIAL_NAMES = [
 ]
 
 
-def cfg(url: str = "", input_size: tuple[int, int, int] = (3, 224, 224), reduction: int = 32, **kwargs: Any) -> dict:
-    """Return a pretrained cfg with what all models of the repository have in common; `reduction` is the last stride."""
-    return {
-        "url": url,
-        "num_classes": 1000,
-        "input_size": input_size,
-        "pool_size": tuple(size // reduction for size in input_size[1:]),
-        "interpolation": "bicubic",
-        "crop_pct": 0.875,
-        "mean": IMAGENET_DEFAULT_MEAN,
-        "std": IMAGENET_DEFAULT_STD,
-        "classifier": "head.fc",
-        "license": "mit",
-        "origin_url": "https://github.com/SHI-Labs/Neighborhood-Attention-Transformer",
-        "paper_name": "Neighborhood Attention Transformer",
-        "paper_ids": "arXiv:2204.07143",
-        **kwargs,
-    }
+cfg = partial(
+    imagenet_cfg,
+    license="mit",
+    origin_url="https://github.com/SHI-Labs/Neighborhood-Attention-Transformer",
+    paper_name="Neighborhood Attention Transformer",
+    paper_ids="arXiv:2204.07143",
+)
 
 
-def dinat_cfg(path: str, **kwargs: Any) -> dict:
+def dinat_cfg(path: str, **kwargs: Any) -> dict[str, Any]:
     """Return the pretrained cfg of a file of the DiNAT paper, at `path` below its checkpoints."""
     paper = {"paper_name": "Dilated Neighborhood Attention Transformer", "paper_ids": "arXiv:2209.15001"}
     return cfg(DINAT_CHECKPOINTS + path, **paper, **kwargs)
@@ -63,13 +51,10 @@ def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[s
     """
     own = model.state_dict()
     out = {}
-    for key, value in unwrap(state_dict).items():
-        if key.endswith("relative_position_index"):
-            continue
-        for pattern, name in OFFICIAL_NAMES:
-            key = re.sub(pattern, name, key)
+    for key, value in rename(unwrap(state_dict), OFFICIAL_NAMES).items():
         if key.endswith(".rpb") and key in own and value.dim() == 3 and len(value) == len(own[key]):
             value = resize_bias_table(value, own[key].shape[1:])
-        out[key] = value
+        if not key.endswith("relative_position_index"):
+            out[key] = value
     check_fit(out, model, optional=("norm.", "out_norms."))
     return out

@@ -64,7 +64,7 @@ def _grid(img_size: int | tuple[int, int]) -> tuple[int, int]:
 
 _SMALL = {"dim": 384, "depth": 12, "num_heads": 12, "drop_path_rate": 0.1}
 _BASE = {"dim": 768, "depth": 12, "num_heads": 24, "drop_path_rate": 0.4}
-_cfg = partial(dinat_cfg, first_conv="stem.conv", reduction=PATCH)
+_cfg = partial(dinat_cfg, reduction=PATCH)
 
 default_cfgs = generate_default_cfgs(
     {
