@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import timm
 import torch
 from timm.models import model_entrypoint
+from torch.overrides import TorchFunctionMode
 
 from .. import list_models
 from .errors import UserError, closest
@@ -26,13 +27,25 @@ class Entry:
     tags: list[tuple[str, float | None]]
 
 
+class Unfilled(TorchFunctionMode):
+    """Inside, in-place operations are left out: models are built without the time their initialisation takes."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        name = getattr(func, "__name__", "")
+        tensor = args[0] if args else kwargs.get("tensor")
+        if name.endswith("_") and not name.endswith("__") and isinstance(tensor, torch.Tensor):
+            return tensor
+        return func(*args, **kwargs)
+
+
 def entries(pattern: str, pretrained: bool) -> Iterator[Entry]:
     """The models whose name matches a wildcard pattern, with released weights only if asked."""
     for name in fnmatch.filter(list_models(), pattern):
         tags = [full.partition(".")[2] for full in timm.list_pretrained(f"{name}.*")]
         if pretrained and not tags:
             continue
-        with torch.device("meta"):
+        with torch.device("meta"), Unfilled():
             model = timm.create_model(name)
         parameters = sum(parameter.numel() for parameter in model.parameters())
         family = sys.modules[model_entrypoint(name).__module__]
