@@ -67,12 +67,13 @@ class Launch:
             "D": self.width,
             "WIDTH": max(16, triton.next_power_of_2(self.width)),
             "HAS_BIAS": bias is not None,
+            "PLAIN": all(axis.stride == axis.dilation == 1 and not axis.causal for axis in geometry.axes),
             "WIDE": wide,
             "PRECISION": "ieee",
         }
 
     def config(self, kernel: str) -> Config:
-        return choose(kernel, self.geometry, self.q.dtype, self.width, self.bias is not None)
+        return choose(kernel, self.geometry, self.q.dtype, self.width, self.bias is not None, self.batch)
 
     def tiling(self, config: Config, inverse: bool = False) -> Tiling:
         tiling = tile_map(self.geometry, config.tile, inverse)
@@ -114,6 +115,7 @@ class Launch:
             CHUNK=chunk,
             INVERSE=inverse,
             HAS_BIAS=self.flags["HAS_BIAS"],
+            PLAIN=self.flags["PLAIN"],
         )
         return table
 

@@ -98,6 +98,7 @@ def differentiate_queries(
     FOLD: tl.constexpr,
     MERGES: tl.constexpr,
     STORED: tl.constexpr,
+    PLAIN: tl.constexpr,
     WIDE: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
@@ -110,7 +111,7 @@ def differentiate_queries(
     class, or always without MERGES. With a bias, `pairs_ptr` is scratch of [programs, ROWS, COLUMNS] floats and
     `partial_ptr` [heads, slices * P, offsets]. CHUNKS and flags as in `attend_block`.
     """
-    axes = unpacked(axes)
+    axes = unpacked(axes, PLAIN)
     head = tl.program_id(1)
     h = head.to(tl.int64)
     slot = tl.program_id(2) * tl.num_programs(0) + tl.program_id(0)
@@ -233,11 +234,12 @@ def differentiate_queries_chunks(
     FOLD: tl.constexpr,
     MERGES: tl.constexpr,
     STORED: tl.constexpr,
+    PLAIN: tl.constexpr,
     WIDE: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
     """As `differentiate_queries`, walking over the block of COLUMNS keys in chunks; the sums stay in the scratch."""
-    axes = unpacked(axes)
+    axes = unpacked(axes, PLAIN)
     head = tl.program_id(1)
     h = head.to(tl.int64)
     slot = tl.program_id(2) * tl.num_programs(0) + tl.program_id(0)

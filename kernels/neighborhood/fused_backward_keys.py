@@ -60,11 +60,12 @@ def differentiate_keys(
     WIDTH: tl.constexpr,
     HAS_BIAS: tl.constexpr,
     STORED: tl.constexpr,
+    PLAIN: tl.constexpr,
     WIDE: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
     """dk and dv of tile `program_id(0)`, head `program_id(1)`, for `images` images from slice `program_id(2)`."""
-    axes = unpacked(axes)
+    axes = unpacked(axes, PLAIN)
     tile = tl.program_id(0)
     head = tl.program_id(1)
     residues, lengths, starts = map_spot(axes, tile)
@@ -144,11 +145,12 @@ def differentiate_keys_chunks(
     WIDTH: tl.constexpr,
     HAS_BIAS: tl.constexpr,
     STORED: tl.constexpr,
+    PLAIN: tl.constexpr,
     WIDE: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
     """As `differentiate_keys`, walking over the block of COLUMNS queries in chunks of CHUNK."""
-    axes = unpacked(axes)
+    axes = unpacked(axes, PLAIN)
     tile = tl.program_id(0)
     head = tl.program_id(1)
     residues, lengths, starts = map_spot(axes, tile)
@@ -218,11 +220,12 @@ def differentiate_group(
     HAS_BIAS: tl.constexpr,
     FOLD: tl.constexpr,
     STORED: tl.constexpr,
+    PLAIN: tl.constexpr,
     WIDE: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
     """dq, dk, dv and partial sums for dbias where a tile is a whole dilation group of at most ROWS tokens."""
-    axes = unpacked(axes)
+    axes = unpacked(axes, PLAIN)
     tile = tl.program_id(0)
     head = tl.program_id(1)
     h = head.to(tl.int64)

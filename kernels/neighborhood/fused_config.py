@@ -65,7 +65,7 @@ def cut_tile(axes, groups, rows: int) -> tuple[int, int, int]:
     return 1, min(rows // 8 if rows < 64 or wide == 8 else 7, groups[1]), wide
 
 
-def choose(kernel: str, geometry: Geometry, dtype: torch.dtype, width: int, bias: bool) -> Config:
+def choose(kernel: str, geometry: Geometry, dtype: torch.dtype, width: int, bias: bool, batch: int) -> Config:
     """Return the configuration of `kernel` ("forward", "queries" or "keys") for a call with head dimension `width`."""
     axes = padded_axes(geometry)
     groups = tuple(axis.group_length(0) for axis in axes)
@@ -76,6 +76,14 @@ def choose(kernel: str, geometry: Geometry, dtype: torch.dtype, width: int, bias
         return Config(groups, 64, stages=3, programs=programs, chunk=64, stored=False, group=kernel != "forward")
     narrow = cut_tile(axes, groups, 32)[2] == 7
     row = WHOLE[kernel, "7" if narrow else "8", 32 if width <= 32 else 64]
+    if kernel == "keys" and narrow and width <= 32 and max(groups) <= 14:
+        row = Config(ANY, 64, stages=3, programs=528, chunk=64)
+    elif kernel == "keys" and width <= 32 and batch < 4:
+        # Too few images for a deeper pipeline over them.
+        row = replace(row, stages=2, chunk=64)
+    elif kernel == "queries" and width > 32 and bias:
+        # The sums for dbias do not fit in registers beside wider heads.
+        row = CHUNKS[kernel, bias]
     tile = cut_tile(axes, groups, row.rows)
     if width <= 64 and tile_map(geometry, tile, kernel == "keys").block <= 176:
         return replace(row, tile=tile)
@@ -90,8 +98,8 @@ WHOLE = {
     ("forward", "8", 64): Config(ANY, 32, warps=2, stages=2, chunk=128),
     ("forward", "7", 32): Config(ANY, 16, warps=1, stages=3, chunk=128),
     ("forward", "7", 64): Config(ANY, 16, warps=1, stages=2, chunk=128),
-    ("queries", "8", 32): Config(ANY, 32, warps=2, stages=2, chunk=16, held=False),
-    ("queries", "8", 64): Config(ANY, 32, warps=2, stages=2, chunk=16, held=False, programs=2048),
+    ("queries", "8", 32): Config(ANY, 32, warps=2, stages=2, chunk=16, held=False, programs=1040),
+    ("queries", "8", 64): Config(ANY, 32, warps=2, stages=2, chunk=16, held=False),
     ("queries", "7", 32): Config(ANY, 16, warps=1, stages=2, chunk=32),
     ("queries", "7", 64): Config(ANY, 16, warps=1, stages=2, chunk=32, held=False),
     ("keys", "8", 32): Config(ANY, 32, warps=2, stages=3, chunk=32, programs=2000),
@@ -104,7 +112,7 @@ CHUNKS = {
     ("forward", False): Config(ANY, 64, stages=3, chunk=32, whole=False),
     ("forward", True): Config(ANY, 64, stages=3, chunk=32, whole=False),
     ("queries", False): Config(ANY, 64, stages=3, chunk=32, whole=False),
-    ("queries", True): Config(ANY, 32, warps=2, stages=2, chunk=32, whole=False),
+    ("queries", True): Config(ANY, 32, warps=2, stages=3, chunk=32, whole=False, programs=528),
     ("keys", False): Config(ANY, 64, stages=3, chunk=32, whole=False),
-    ("keys", True): Config(ANY, 32, warps=2, stages=2, chunk=32, whole=False),
+    ("keys", True): Config(ANY, 32, warps=2, stages=3, chunk=32, whole=False),
 }

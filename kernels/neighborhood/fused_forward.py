@@ -71,6 +71,7 @@ def attend_block(
     WIDTH: tl.constexpr,
     HAS_BIAS: tl.constexpr,
     STORED: tl.constexpr,
+    PLAIN: tl.constexpr,
     WIDE: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
@@ -79,7 +80,7 @@ def attend_block(
     The block of COLUMNS keys is cut into CHUNKS (powers of two, from STARTS), so that it is padded little. HELD keeps
     the table in registers over the images; SHARED says that v has the strides of k.
     """
-    axes = unpacked(axes)
+    axes = unpacked(axes, PLAIN)
     tile = tl.program_id(0)
     head = tl.program_id(1)
     residues, lengths, starts = map_spot(axes, tile)
@@ -161,11 +162,12 @@ def attend_chunks(
     WIDTH: tl.constexpr,
     HAS_BIAS: tl.constexpr,
     STORED: tl.constexpr,
+    PLAIN: tl.constexpr,
     WIDE: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
     """As `attend_block`, walking over the block of COLUMNS keys in chunks of CHUNK."""
-    axes = unpacked(axes)
+    axes = unpacked(axes, PLAIN)
     tile = tl.program_id(0)
     head = tl.program_id(1)
     residues, lengths, starts = map_spot(axes, tile)

@@ -17,14 +17,14 @@ LN2 = tl.constexpr(0.6931471805599453)
 
 
 @triton.jit
-def unpacked_axis(axis):
+def unpacked_axis(axis, PLAIN: tl.constexpr):
     return TiledAxis(
         axis.length >> SHIFT,
         axis.window >> SHIFT,
-        axis.stride >> SHIFT,
-        axis.dilation >> SHIFT,
-        axis.causal >> SHIFT,
-        axis.ahead >> SHIFT,
+        1 if PLAIN else axis.stride >> SHIFT,
+        1 if PLAIN else axis.dilation >> SHIFT,
+        0 if PLAIN else axis.causal >> SHIFT,
+        0 if PLAIN else axis.ahead >> SHIFT,
         axis.behind >> SHIFT,
         axis.tile >> SHIFT,
         axis.extent >> SHIFT,
@@ -34,9 +34,9 @@ def unpacked_axis(axis):
 
 
 @triton.jit
-def unpacked(axes):
-    """The axes z, y, x of `tiling.packed`."""
-    return axes[0], unpacked_axis(axes[1]), unpacked_axis(axes[2])
+def unpacked(axes, PLAIN: tl.constexpr):
+    """The axes z, y, x of `tiling.packed`; PLAIN says that none has a stride, a dilation or a causal window."""
+    return axes[0], unpacked_axis(axes[1], PLAIN), unpacked_axis(axes[2], PLAIN)
 
 
 @triton.jit
@@ -286,9 +286,10 @@ def build_tables(
     CHUNK: tl.constexpr,
     INVERSE: tl.constexpr,
     HAS_BIAS: tl.constexpr,
+    PLAIN: tl.constexpr,
 ):
     """Write the tables of all classes, [heads or 1, classes, ROWS, COLUMNS]; grid (classes, chunks, heads)."""
-    axes = unpacked(axes)
+    axes = unpacked(axes, PLAIN)
     index = tl.program_id(0)
     head = tl.program_id(2)
     i = tl.arange(0, ROWS)
