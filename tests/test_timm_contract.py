@@ -277,6 +277,14 @@ def test_export(name):
 
 
 @each_kind
+def test_export_for_any_batch(name):
+    model = build(name).eval()
+    batch = torch.export.Dim("batch", min=2)
+    exported = torch.export.export(model, (image(batch=2),), dynamic_shapes=({0: batch},)).module()
+    torch.testing.assert_close(exported(image(batch=3)), model(image(batch=3)))
+
+
+@each_kind
 def test_state_dict_round_trip(name):
     source, target = build(name).eval(), timm.create_model(name).eval()
     keys = list(source.state_dict())
