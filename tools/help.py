@@ -8,6 +8,7 @@ VERBS = {
     "train": "train a model by a recipe, or go on with a run",
     "evaluate": "accuracy of a run, of a weights file or of released weights",
     "list": "the models, or the recipes",
+    "benchmark": "times of our operators and models beside the alternatives",
     "checkpoints": "write checkpoints.md, the table of released weights",
 }
 
@@ -88,6 +89,17 @@ examples
   saccade list 'dinat_s_*' --pretrained
   saccade list recipes"""
 
+_BENCHMARK = """\
+usage: saccade benchmark kernels [op=neighborhood] [out=DIR]
+       saccade benchmark models [out=DIR]
+
+Times operators, or models in inference and training, beside the alternatives on this machine, prints a row for each and
+writes <name>.json and <name>.png to DIR (default benchmarks). A CPU gets reduced sizes.
+
+examples
+  saccade benchmark kernels op=neighborhood         the rows of kernels/neighborhood/NOTES.md
+  saccade benchmark models                          nat_tiny beside timm's swin_tiny"""
+
 _CHECKPOINTS = """\
 usage: saccade checkpoints
 
@@ -107,5 +119,11 @@ def overview() -> str:
 
 def verb_help(verb: str) -> str:
     """The help of one verb."""
-    text = {"train": _TRAIN, "evaluate": _EVALUATE, "list": _LIST, "checkpoints": _CHECKPOINTS}[verb]
+    text = {
+        "train": _TRAIN,
+        "evaluate": _EVALUATE,
+        "list": _LIST,
+        "benchmark": _BENCHMARK,
+        "checkpoints": _CHECKPOINTS,
+    }[verb]
     return text.replace("{default}", DEFAULT).replace("{recipes}", describe_recipes())
