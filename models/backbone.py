@@ -142,7 +142,8 @@ class Backbone(nn.Module):
 
 
 def _init_linear(module: nn.Module) -> None:
-    if isinstance(module, nn.Linear):
+    # On the meta device there is nothing to fill, and not trying makes counting and listing models twice as fast.
+    if isinstance(module, nn.Linear) and not module.weight.is_meta:
         trunc_normal_(module.weight, std=0.02)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
