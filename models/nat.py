@@ -34,8 +34,8 @@ class NAT(Pyramid):
         stem, downsample: builders, as `Pyramid` takes them.
         kwargs: the rest of `Pyramid`'s arguments, e.g. `out_norms`, `drop_path_rate`, `in_chans`.
 
-    The official detection and segmentation backbones are `features_only=True, out_norms=True` with their configuration's
-    `dilations` (Mask2Former: also `window=11`); they load its checkpoints, or a classifier's for training.
+    The official detection and segmentation backbones are `features_only=True, out_norms=True` with their own
+    `dilations` (Mask2Former: also `window=11`); they load the downstream checkpoints, or a classifier to train from.
 
     Raises:
         ValueError: `dilations` does not match `depths`.
