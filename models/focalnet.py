@@ -117,8 +117,9 @@ default_cfgs = generate_default_cfgs(
             "xlarge_fl4", f"{GITHUB}focalnet_xlarge_lrf_384_fl4.pth", **_at_384
         ),
         "focalnet_huge_fl3_fused.ms_in22k": _in22k("huge_fl3", f"{AZURE}focalnet_huge_lrf_224.pth"),
-        # timm's copy has no classifier: load it with another num_classes than 21842, or as a backbone.
-        "focalnet_huge_fl4_fused.ms_in22k": _in22k("huge_fl4", f"{AZURE}focalnet_huge_lrf_224_fl4.pth"),
+        "focalnet_huge_fl4_fused.ms_in22k": cfg(f"{AZURE}focalnet_huge_lrf_224_fl4.pth", num_classes=21842),
+        # timm's copy has no classifier, and so neither has the model of this tag.
+        "focalnet_huge_fl4_fused.timm_in22k": cfg("", hf_hub_id="timm/focalnet_huge_fl4.ms_in22k", num_classes=0),
     }
 )
 

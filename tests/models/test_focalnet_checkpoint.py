@@ -39,7 +39,7 @@ def random_state(model):
 
 @pytest.mark.parametrize("tag", TIMM)
 def test_weights_of_timm(tag):
-    """Every weight that timm has is one of ours; its model and ours agree on logits and maps."""
+    """Every tag that timm has is one of ours; its model and ours agree on logits and maps."""
     name = tag.split(".")[0]
     assert f"{name}_fused.{tag.split('.')[1]}" in timm.list_pretrained("focalnet_*_fused")
     # timm leaves the normalisation of these weights off, the official code has it on.
@@ -190,3 +190,16 @@ def test_classifier_starts_a_detection_backbone(official, tmp_path):
         for value, true in zip(model(image), plain.forward_intermediates(image, intermediates_only=True), strict=True):
             norm = torch.nn.functional.layer_norm(true.permute(0, 2, 3, 1), true.shape[1:2]).permute(0, 3, 1, 2)
             torch.testing.assert_close(value, norm, rtol=1e-4, atol=1e-4)
+
+
+def test_weights_without_a_classifier(tmp_path):
+    """timm's copy of huge_fl4 has none: its tag makes a model without one, and loads."""
+    small = {"embed_dim": 16, "depths": (1, 1, 1, 1)}
+    tag = "focalnet_huge_fl4_fused.timm_in22k"
+    assert timm.get_pretrained_cfg(tag).hf_hub_id == timm.get_pretrained_cfg("focalnet_huge_fl4").hf_hub_id
+    model = timm.create_model(tag, **small)
+    assert isinstance(model.get_classifier(), torch.nn.Identity)
+    torch.save(model.state_dict(), tmp_path / "weights.pth")
+    overlay = {"file": str(tmp_path / "weights.pth")}
+    loaded = timm.create_model(tag, pretrained=True, pretrained_cfg_overlay=overlay, **small)
+    assert all(torch.equal(value, loaded.state_dict()[key]) for key, value in model.state_dict().items())
