@@ -61,6 +61,7 @@ class Operator:
         self.name = package.rsplit(".", 1)[-1]
         self.package = package
         self.backends = backends
+        self._loaded: dict[str, ModuleType | str] = {}
 
     def why_not(self, name: str, direction: str, *call: Any) -> str | None:
         """Return why backend `name` cannot serve the call, or None when it can."""
@@ -81,6 +82,12 @@ class Operator:
         raise RuntimeError(f"no backend can serve this {self.name} {direction} call ({told})")
 
     def _load(self, name: str) -> ModuleType | str:
+        """Return a backend's module, or what it lacks; a failed import is not tried again at every call."""
+        if name not in self._loaded:
+            self._loaded[name] = self._import(name)
+        return self._loaded[name]
+
+    def _import(self, name: str) -> ModuleType | str:
         try:
             return importlib.import_module(f"{self.package}.{name}")
         except ModuleNotFoundError as error:

@@ -11,12 +11,6 @@ from ..autograd import differentiable, differentiable_once, fold_into_batch
 from ..dispatch import Operator
 from .geometry import geometry
 
-
-def lse_dtype(dtype: torch.dtype) -> torch.dtype:
-    """Return the dtype of the log-sum-exp: float64 for float64 inputs, else float32."""
-    return torch.float64 if dtype == torch.float64 else torch.float32
-
-
 OPERATOR = Operator(__package__, ("fused", "blocked", "reference"))
 
 
@@ -39,7 +33,7 @@ def attention(
 
 @attention.register_fake
 def _(q, k, v, bias, window, stride, dilation, causal, scale, backend):
-    return v.new_empty(v.shape), q.new_empty(q.shape[:-1], dtype=lse_dtype(q.dtype))
+    return v.new_empty(v.shape), q.new_empty(q.shape[:-1], dtype=torch.promote_types(q.dtype, torch.float32))
 
 
 @torch.library.custom_op("saccade::neighborhood_attention_backward", mutates_args=())

@@ -66,3 +66,16 @@ def test_compiled_code_follows_the_forced_backend():
     with saccade.backend("fused"), pytest.raises(RuntimeError, match=r"fused: "):
         function(*QKV)
     function(*QKV)
+
+
+def test_a_missing_package_is_looked_for_once(monkeypatch):
+    imports = []
+
+    def fail(name):
+        imports.append(name)
+        raise ModuleNotFoundError("No module named 'triton'", name="triton")
+
+    monkeypatch.setattr(dispatch.importlib, "import_module", fail)
+    operator = dispatch.Operator("saccade.kernels.neighborhood", ("fused",))
+    assert [operator.why_not("fused", "forward") for _ in range(3)] == ["triton is not installed"] * 3
+    assert imports == ["saccade.kernels.neighborhood.fused"]
