@@ -16,7 +16,7 @@ from .hilo import HiLo
 from .large_kernel_attention import LargeKernelAttention
 from .neighborhood import NeighborhoodAttention
 from .norm import BatchNorm
-from .position import resize_bias_table
+from .position import PositionTable, resize_bias_table
 from .stem import ConvTokenizer, PatchStem
 
 MIXERS: dict[str, type[nn.Module]] = {
@@ -28,7 +28,8 @@ MIXERS: dict[str, type[nn.Module]] = {
 }
 
 # What these do depends on sizes, so symbolic tracing (timm's feature_cls="fx") keeps them whole.
-for _module in (*MIXERS.values(), BatchNorm, ConvMLP, DeformableMerging, PatchDownsample, PatchMerging, PatchStem):
+_parts = (BatchNorm, ConvMLP, DeformableMerging, PatchDownsample, PatchMerging, PatchStem, PositionTable)
+for _module in (*MIXERS.values(), *_parts):
     register_notrace_module(_module)
 
 

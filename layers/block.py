@@ -1,6 +1,7 @@
 """The residual block that every body is made of."""
 
 from collections.abc import Callable
+from typing import Any
 
 from timm.layers import DropPath, LayerScale
 from torch import Tensor, nn
@@ -9,6 +10,8 @@ from torch.utils.checkpoint import checkpoint
 
 class MixerBlock(nn.Module):
     """Token mixer and MLP, each with a norm, a residual, and optionally layer scale and stochastic depth.
+
+    What a block is called with besides the tokens is the mixer's, e.g. the map's size where class tokens hide it.
 
     Pre-norm: x + ls1(mixer(norm1(x))), then x + ls2(mlp(norm2(x))). Post-norm: x + ls1(norm1(mixer(x))), and so on.
 
@@ -42,13 +45,15 @@ class MixerBlock(nn.Module):
         self.ls2 = nn.Identity() if layer_scale is None else LayerScale(dim, layer_scale)
         self.drop_path2 = DropPath(drop_path) if drop_path else nn.Identity()
 
-    def forward(self, x: Tensor) -> Tensor:
-        return checkpoint(self._forward, x, use_reentrant=False) if self.grad_checkpointing else self._forward(x)
+    def forward(self, x: Tensor, *context: Any) -> Tensor:
+        if self.grad_checkpointing:
+            return checkpoint(self._forward, x, *context, use_reentrant=False)
+        return self._forward(x, *context)
 
-    def _forward(self, x: Tensor) -> Tensor:
+    def _forward(self, x: Tensor, *context: Any) -> Tensor:
         if self.mixer is not None:
-            x = x + self.drop_path1(self.ls1(self._branch(self.norm1, self.mixer, x)))
+            x = x + self.drop_path1(self.ls1(self._branch(self.norm1, self.mixer, x, *context)))
         return x + self.drop_path2(self.ls2(self._branch(self.norm2, self.mlp, x)))
 
-    def _branch(self, norm: nn.Module, body: nn.Module, x: Tensor) -> Tensor:
-        return norm(body(x)) if self.post_norm else body(norm(x))
+    def _branch(self, norm: nn.Module, body: nn.Module, x: Tensor, *context: Any) -> Tensor:
+        return norm(body(x, *context)) if self.post_norm else body(norm(x), *context)

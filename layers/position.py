@@ -1,7 +1,9 @@
-"""Tables of relative positions."""
+"""Tables of positions: learnt codes of places, and biases of relative positions."""
 
+import torch
 import torch.nn.functional as F
-from torch import Tensor
+from timm.layers import trunc_normal_
+from torch import Tensor, nn
 
 
 def resize_bias_table(table: Tensor, size: tuple[int, int]) -> Tensor:
@@ -13,3 +15,57 @@ def resize_bias_table(table: Tensor, size: tuple[int, int]) -> Tensor:
     if tuple(table.shape[1:]) == tuple(size):
         return table
     return F.interpolate(table[None], size=size, mode="bicubic", align_corners=False)[0]
+
+
+class PositionTable(nn.Module):
+    """Add a learnt code of every place to a channels-last map, [B, H, W, C] -> [B, H, W, C].
+
+    The codes, `table` of shape [H, W, C], are made for maps of size `grid` and are resampled for any other, in at
+    least float32.
+
+    Args:
+        dim: channels C.
+        grid: map size (H, W).
+        mode: "bilinear" or "bicubic".
+    """
+
+    def __init__(self, dim: int, grid: tuple[int, int], mode: str = "bilinear"):
+        super().__init__()
+        self.mode = mode
+        self.table = nn.Parameter(torch.zeros(*grid, dim))
+        trunc_normal_(self.table, std=0.02)
+
+    def set_grid(self, grid: tuple[int, int]) -> None:
+        """Resample the codes for maps of size `grid` (H, W)."""
+        with torch.no_grad():
+            self.table = nn.Parameter(resize_codes(self.table, grid, self.mode).clone())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + resize_codes(self.table, x.shape[1:3], self.mode)
+
+    def extra_repr(self) -> str:
+        return f"grid={tuple(self.table.shape[:2])}, mode={self.mode}"
+
+
+def resize_codes(table: Tensor, size: tuple[int, int], mode: str) -> Tensor:
+    """Resample a table of codes [H, W, C] to [*size, C]; the same table comes back where the size is unchanged."""
+    if tuple(table.shape[:2]) == tuple(size):
+        return table
+    wide = table.to(torch.promote_types(table.dtype, torch.float32)).permute(2, 0, 1)[None]
+    resized = F.interpolate(wide, size=tuple(size), mode=mode, align_corners=False)
+    return resized[0].permute(1, 2, 0).to(table.dtype)
+
+
+def resize_map(maps: Tensor, size: tuple[int, int], mode: str = "bilinear") -> Tensor:
+    """Resample maps [A, B, H, W] to [A, B, *size], corners not aligned; the same maps where the size is unchanged."""
+    if tuple(maps.shape[-2:]) == tuple(size):
+        return maps
+    return F.interpolate(maps, size=tuple(size), mode=mode, align_corners=False)
+
+
+def resize_tokens(table: Tensor, grid: tuple[int, int], size: tuple[int, int], mode: str = "bicubic") -> Tensor:
+    """Resample a table [1, H * W, C] of the tokens of a map of size `grid` (H, W) to a map of another size."""
+    if tuple(grid) == tuple(size):
+        return table
+    maps = table.unflatten(1, tuple(grid)).permute(0, 3, 1, 2)
+    return resize_map(maps, size, mode).flatten(2).mT

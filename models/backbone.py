@@ -39,11 +39,15 @@ class Backbone(nn.Module):
         """Add the final norm and the classifier; initialise linear weights truncated normal of std 0.02, biases 0."""
         self.num_features = self.feature_info[-1]["num_chs"]
         self.norm = norm
-        self.head = ClassifierHead(
-            self.num_features, self.num_classes, pool_type=self.global_pool, drop_rate=drop_rate, input_fmt="NHWC"
-        )
+        self.head = self.build_head(drop_rate)
         self.head_hidden_size = self.num_features * self.head.global_pool.feat_mult()
         self.apply(_init_linear)
+
+    def build_head(self, drop_rate: float) -> ClassifierHead:
+        """Return the pooling and the classifier."""
+        return ClassifierHead(
+            self.num_features, self.num_classes, pool_type=self.global_pool, drop_rate=drop_rate, input_fmt="NHWC"
+        )
 
     @property
     def steps(self) -> nn.Sequential:
@@ -52,7 +56,14 @@ class Backbone(nn.Module):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """[B, in_chans, H, W] -> normed map [B, h, w, num_features]."""
-        return self.norm(self.steps(self.stem(x)))
+        x, context = self.embed(x)
+        for step in self.steps:
+            x = step(x, *context)
+        return self.norm(x)
+
+    def embed(self, x: Tensor) -> tuple[Tensor, tuple[Any, ...]]:
+        """Return the trunk's input, and what its steps are called with besides."""
+        return self.stem(x), ()
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """Normed map -> logits [B, num_classes], or pooled features [B, head_hidden_size] with `pre_logits`."""
@@ -62,8 +73,8 @@ class Backbone(nn.Module):
         """[B, in_chans, H, W] -> [B, num_classes]."""
         return self.forward_head(self.forward_features(x))
 
-    def intermediate(self, x: Tensor, index: int, norm: bool) -> Tensor:
-        """Return the feature of step `index` of the trunk from its output; `norm` asks for the final norm."""
+    def intermediate(self, x: Tensor, index: int, norm: bool, *context: Any) -> Tensor:
+        """Return the map of step `index` of the trunk from its output; `norm` asks for the final norm."""
         return self.norm(x) if norm else x
 
     def forward_intermediates(
@@ -92,12 +103,12 @@ class Backbone(nn.Module):
         steps = self.steps
         taken, last = feature_take_indices(len(steps), indices)
         intermediates = []
-        x = self.stem(x)
+        x, context = self.embed(x)
         ran = steps[: last + 1] if stop_early or intermediates_only else steps
         for index, step in enumerate(ran):
-            x = step(x)
+            x = step(x, *context)
             if index in taken:
-                feature = self.intermediate(x, index, norm)
+                feature = self.intermediate(x, index, norm, *context)
                 intermediates.append(feature.permute(0, 3, 1, 2) if output_fmt == "NCHW" else feature)
         if intermediates_only:
             return intermediates

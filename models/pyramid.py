@@ -1,6 +1,7 @@
 """The four-stage body: maps at strides 4, 8, 16 and 32 of the image, wider as they get smaller."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from timm.layers import calculate_drop_path_rates, to_ntuple
 from torch import Tensor, nn
@@ -12,16 +13,23 @@ Norm = Callable[[int], nn.Module]
 
 
 class Stage(nn.Module):
-    """A downsampler (none in the first stage), blocks, and a norm where the family ends its stages with one."""
+    """A downsampler (none in the first stage), blocks, and positions before and a norm after them in some families."""
 
-    def __init__(self, downsample: nn.Module, blocks: Sequence[nn.Module], norm: nn.Module):
+    def __init__(
+        self,
+        downsample: nn.Module,
+        blocks: Sequence[nn.Module],
+        norm: nn.Module,
+        position: nn.Module | None = None,
+    ):
         super().__init__()
         self.downsample = downsample
+        self.position = position or nn.Identity()
         self.blocks = nn.Sequential(*blocks)
         self.norm = norm
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.norm(self.blocks(self.downsample(x)))
+        return self.norm(self.blocks(self.position(self.downsample(x))))
 
 
 def _out_norms(stages: bool | Sequence[int], dims: Sequence[int]) -> nn.ModuleList | None:
@@ -46,6 +54,7 @@ class Pyramid(Backbone):
         norm: dim -> norm of the blocks.
         stage_norm: dim -> norm at the end of each stage, part of what flows on; None for none.
         final_norm: dim -> norm before the head; default `norm`.
+        position: (stage, dim) -> module that adds positions to a map before the blocks of that stage; None for none.
         layer_scale: initial layer scale, one value or one for each stage; None for none.
         post_norm: norm after mixer and MLP instead of before.
         out_norms: give each feature map a LayerNorm of its own, or only those of the stages named, as detection and
@@ -72,6 +81,7 @@ class Pyramid(Backbone):
         norm: Norm = nn.LayerNorm,
         stage_norm: Norm | None = None,
         final_norm: Norm | None = None,
+        position: Callable[[int, int], nn.Module] | None = None,
         layer_scale: float | Sequence[float | None] | None = None,
         post_norm: bool = False,
         in_chans: int = 3,
@@ -101,6 +111,7 @@ class Pyramid(Backbone):
                     downsample(dims[i - 1], dim) if i else nn.Identity(),
                     blocks,
                     stage_norm(dim) if stage_norm else nn.Identity(),
+                    position(i, dim) if position else None,
                 )
             )
             self.feature_info.append({"num_chs": dim, "reduction": self.stem.stride * 2**i, "module": f"stages.{i}"})
@@ -108,7 +119,7 @@ class Pyramid(Backbone):
         self.out_norms = _out_norms(out_norms, dims)
         self.finish((final_norm or norm)(dims[-1]), drop_rate)
 
-    def intermediate(self, x: Tensor, index: int, norm: bool) -> Tensor:
+    def intermediate(self, x: Tensor, index: int, norm: bool, *context: Any) -> Tensor:
         """Return stage `index`'s output through its own norm if it has one; the final norm fits the last stage only."""
         if self.out_norms is not None:
             return self.out_norms[index](x)
@@ -127,7 +138,7 @@ class Pyramid(Backbone):
     def group_matcher(self, coarse: bool = False) -> dict:
         """Return timm's patterns of parameter groups from stem to head, by stage if `coarse`, else by block."""
         blocks = [
-            (r"^stages\.(\d+)\.downsample", (0,)),
+            (r"^stages\.(\d+)\.(?:downsample|position)", (0,)),
             (r"^stages\.(\d+)\.blocks\.(\d+)", None),
             (r"^stages\.(\d+)\.norm", (99999,)),
             (r"^(?:norm|out_norms)", (99999,)),

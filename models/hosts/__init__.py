@@ -1,0 +1,1 @@
+"""Bodies that carry any token mixer: DeiT, PVT, PVTv2; FLatten, Agent and InLine are configurations of host x mixer."""

@@ -1,0 +1,127 @@
+"""The body of PVT: a position table in every stage, and no norm before the head.
+
+Wang et al., "Pyramid Vision Transformer", arXiv 2102.12122, as FLatten, Agent and InLine build it.
+"""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from timm.layers import Mlp, to_2tuple
+from torch import nn
+
+from ...layers import PatchDownsample, PatchStem, PositionTable, build_mixer
+from ..pyramid import Pyramid
+from .letters import mixers_of_blocks, of_each_stage
+
+TINY = {"depths": (2, 2, 2, 2), "drop_path_rate": 0.1}
+SMALL = {"depths": (3, 4, 6, 3), "drop_path_rate": 0.1}
+MEDIUM = {"depths": (3, 4, 18, 3), "drop_path_rate": 0.3}
+LARGE = {"depths": (3, 8, 27, 3), "drop_path_rate": 0.3}
+
+OFFICIAL_NAMES = [
+    (r"^patch_embed1\.proj\.", "stem.conv."),
+    (r"^patch_embed1\.", "stem."),
+    (r"^patch_embed(\d)\.proj\.", lambda m: f"stages.{int(m[1]) - 1}.downsample.conv."),
+    (r"^patch_embed(\d)\.", lambda m: f"stages.{int(m[1]) - 1}.downsample."),
+    (r"^pos_embed(\d)$", lambda m: f"stages.{int(m[1]) - 1}.position.table"),
+    (r"^block(\d)\.", lambda m: f"stages.{int(m[1]) - 1}.blocks."),
+    (r"^norm(\d)\.", lambda m: f"stages.{int(m[1]) - 1}.norm."),
+    (r"\.dwconv\.dwconv\.", ".dwconv."),
+    (r"^head\.(weight|bias)$", r"head.fc.\1"),
+]
+
+
+class PVT(Pyramid):
+    """Pyramid of PVT with a mixer of choice, made for images of `img_size`.
+
+    Other sizes work: tables of positions are resampled for them, at each call, or for good by `set_input_size`. What
+    does not fill a patch is dropped at the bottom and right, as the official code does.
+
+    Args:
+        mixer: name of the mixer in the stages whose letter asks for it.
+        attn_type: one letter a stage, as `mixers_of_blocks` reads them; default the mixer everywhere.
+        mixer_options: what else the mixer is built with, one mapping for each stage or for all.
+        embed_dims, depths, num_heads, mlp_ratios: channels, blocks, heads and hidden channels over channels of each
+            stage.
+        sr_ratios, mixer_sr_ratios: reduction of the keys' map of each stage, for softmax attention and for the mixer.
+        kwargs: the rest of `Pyramid`'s arguments, e.g. `drop_path_rate`, `in_chans`, `out_norms`.
+
+    Raises:
+        ValueError: arguments of stages do not match `depths`.
+    """
+
+    official_names = OFFICIAL_NAMES
+
+    def __init__(
+        self,
+        mixer: str,
+        attn_type: str = "",
+        mixer_options: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
+        embed_dims: Sequence[int] = (64, 128, 320, 512),
+        depths: Sequence[int] = (2, 2, 2, 2),
+        num_heads: Sequence[int] = (1, 2, 5, 8),
+        mlp_ratios: Sequence[float] = (8, 8, 4, 4),
+        sr_ratios: Sequence[int] = (8, 4, 2, 1),
+        mixer_sr_ratios: Sequence[int] = (1, 1, 1, 1),
+        qkv_bias: bool = True,
+        proj_drop_rate: float = 0.0,
+        img_size: int | tuple[int, int] = 224,
+        **kwargs: Any,
+    ):
+        stages = len(depths)
+        for name, values in {
+            "num_heads": num_heads,
+            "mlp_ratios": mlp_ratios,
+            "sr_ratios": sr_ratios,
+            "mixer_sr_ratios": mixer_sr_ratios,
+        }.items():
+            if len(values) != stages:
+                raise ValueError(f"{name}={tuple(values)} must be one for each stage of depths={tuple(depths)}")
+        names = mixers_of_blocks(attn_type or "L" * stages, depths, mixer)
+        options = of_each_stage(mixer_options, stages)
+        grids = self.grids(img_size, stages)
+
+        def build(stage: int, index: int, dim: int) -> nn.Module:
+            name = names[stage][index]
+            new = name == mixer
+            return build_mixer(
+                name,
+                dim,
+                num_heads[stage],
+                grid=grids[stage],
+                sr_ratio=(mixer_sr_ratios if new else sr_ratios)[stage],
+                qkv_bias=qkv_bias,
+                proj_drop=proj_drop_rate,
+                **(options[stage] if new else {}),
+            )
+
+        super().__init__(
+            dims=embed_dims,
+            depths=depths,
+            mixer=build,
+            norm=partial(nn.LayerNorm, eps=1e-6),
+            **{**self.parts(mlp_ratios, grids, proj_drop_rate), **kwargs},
+        )
+
+    def parts(self, mlp_ratios: Sequence[float], grids: Sequence[tuple[int, int]], drop: float) -> dict[str, Any]:
+        """Return what surrounds the mixers, as `Pyramid` takes it."""
+        return {
+            "stem": partial(PatchStem, patch=4, ceil_mode=False),
+            "downsample": partial(PatchDownsample, ceil_mode=False),
+            "mlp": lambda stage, dim: Mlp(dim, int(dim * mlp_ratios[stage]), drop=drop),
+            "position": lambda stage, dim: PositionTable(dim, grids[stage]),
+            "final_norm": lambda dim: nn.Identity(),
+        }
+
+    @staticmethod
+    def grids(img_size: int | tuple[int, int], stages: int) -> list[tuple[int, int]]:
+        """Return the map size (H, W) of each stage."""
+        return [tuple(max(size // (4 * 2**stage), 1) for size in to_2tuple(img_size)) for stage in range(stages)]
+
+    def set_input_size(self, img_size: int | tuple[int, int]) -> None:
+        """Resample all tables of positions for images of `img_size`."""
+        for stage, grid in zip(self.stages, self.grids(img_size, len(self.stages)), strict=True):
+            for module in stage.modules():
+                if hasattr(module, "set_grid"):
+                    module.set_grid(grid)
