@@ -7,6 +7,7 @@ from .recipe import DEFAULT, describe_recipes
 VERBS = {
     "train": "train a model by a recipe, or go on with a run",
     "evaluate": "accuracy of a run, of a weights file or of released weights",
+    "data": "make a data set that needs no download",
     "list": "the models, or the recipes",
     "benchmark": "times of our operators and models beside the alternatives",
     "checkpoints": "write checkpoints.md, the table of released weights",
@@ -77,6 +78,17 @@ recipes
 main keys: data.root, data.workers, data.input_size, data.crop_pct, runtime.max_batch_per_process (batch size),
 runtime.precision, runtime.device, runtime.compile"""
 
+_DATA = """\
+usage: saccade data shapes root=FOLDER [train=1200] [val=200] [size=128] [seed=0]
+
+Draws pictures of textured shapes (circle, square, triangle, star, cross, ring) on textured grounds (sand, stripes,
+checks) into FOLDER, in COCO's layout with boxes and masks and in ADE20K's with semantic maps. The same numbers give the
+same pictures. FOLDER must be new or empty.
+
+examples
+  saccade data shapes root=shapes
+  saccade train detection/quickstart data.root=shapes"""
+
 _LIST = """\
 usage: saccade list [PATTERN] [--pretrained]
        saccade list recipes
@@ -122,6 +134,7 @@ def verb_help(verb: str) -> str:
     text = {
         "train": _TRAIN,
         "evaluate": _EVALUATE,
+        "data": _DATA,
         "list": _LIST,
         "benchmark": _BENCHMARK,
         "checkpoints": _CHECKPOINTS,
