@@ -1,11 +1,14 @@
 """Modules that models are built from: token mixers, one a file, and the stems, norms and blocks around them."""
 
-from inspect import signature
+from collections.abc import Callable
+from functools import partial
+from inspect import isclass, signature
 from typing import Any
 
 from timm.layers import register_notrace_module
 from torch import nn
 
+from .attention_core import AttentionCore
 from .block import MixerBlock
 from .conv_mlp import ConvMLP
 from .deformable_merging import DeformableMerging
@@ -17,19 +20,34 @@ from .large_kernel_attention import LargeKernelAttention
 from .neighborhood import NeighborhoodAttention
 from .norm import BatchNorm
 from .position import PositionTable, resize_bias_table
+from .qkv import CORES, QKVMixer, QKVReducedMixer, build_core, build_qkv_mixer
 from .stem import ConvTokenizer, PatchStem
 
-MIXERS: dict[str, type[nn.Module]] = {
+MIXERS: dict[str, Callable[..., nn.Module]] = {
+    "agent": partial(build_qkv_mixer, "agent"),
     "focal_modulation": FocalModulation,
+    "focused_linear": partial(build_qkv_mixer, "focused"),
     "global_attention": GlobalAttention,
     "hilo": HiLo,
+    "inline": partial(build_qkv_mixer, "inline"),
     "large_kernel_attention": LargeKernelAttention,
     "neighborhood_attention": NeighborhoodAttention,
+    "softmax": partial(build_qkv_mixer, "softmax"),
 }
 
 # What these do depends on sizes, so symbolic tracing (timm's feature_cls="fx") keeps them whole.
-_parts = (BatchNorm, ConvMLP, DeformableMerging, PatchDownsample, PatchMerging, PatchStem, PositionTable)
-for _module in (*MIXERS.values(), *_parts):
+_parts = (
+    BatchNorm,
+    ConvMLP,
+    DeformableMerging,
+    PatchDownsample,
+    PatchMerging,
+    PatchStem,
+    PositionTable,
+    QKVMixer,
+    QKVReducedMixer,
+)
+for _module in (*filter(isclass, MIXERS.values()), *_parts):
     register_notrace_module(_module)
 
 

@@ -61,11 +61,3 @@ def resize_map(maps: Tensor, size: tuple[int, int], mode: str = "bilinear") -> T
     if tuple(maps.shape[-2:]) == tuple(size):
         return maps
     return F.interpolate(maps, size=tuple(size), mode=mode, align_corners=False)
-
-
-def resize_tokens(table: Tensor, grid: tuple[int, int], size: tuple[int, int], mode: str = "bicubic") -> Tensor:
-    """Resample a table [1, H * W, C] of the tokens of a map of size `grid` (H, W) to a map of another size."""
-    if tuple(grid) == tuple(size):
-        return table
-    maps = table.unflatten(1, tuple(grid)).permute(0, 3, 1, 2)
-    return resize_map(maps, size, mode).flatten(2).mT

@@ -1,0 +1,58 @@
+"""What lies between the projections of an attention layer: base of the cores that hosts carry."""
+
+from torch import Tensor, nn
+
+
+class AttentionCore(nn.Module):
+    """Attention of projected tokens, without projections of its own, so that any host can carry it.
+
+    A core is called `core(q, k, v, grid, key_grid=None, num_prefix_tokens=0, mean=None) -> [B, N, C]`:
+
+    - q, k, v are tokens [B, N, C], prefix tokens such as a class token first, then a map's tokens row-major; heads are
+      contiguous groups of channels;
+    - `grid` is the map's size (H, W), `key_grid` that of keys and values where it differs; any size is legal, whatever
+      sizes the core's tables were made for;
+    - `mean` [B, C] is the mean of the layer's input over its tokens, which cores with `needs_mean` read.
+
+    Args:
+        dim: channels C, a multiple of `num_heads`.
+
+    Raises:
+        ValueError: `dim` is no multiple of `num_heads`.
+    """
+
+    needs_mean = False
+
+    def __init__(self, dim: int, num_heads: int):
+        super().__init__()
+        if num_heads < 1 or dim % num_heads:
+            raise ValueError(f"dim={dim} must be a multiple of num_heads={num_heads}")
+        self.dim = dim
+        self.num_heads = num_heads
+
+    def split(self, x: Tensor) -> Tensor:
+        """View tokens [B, N, C] as [B, N, heads, D]."""
+        return x.unflatten(-1, (self.num_heads, -1))
+
+    def resized(self, name: str, table: Tensor) -> Tensor:
+        """Return a checkpoint's parameter `name`, made for another size, in the shape of this core's."""
+        return table
+
+    def set_grid(self, grid: tuple[int, int], key_grid: tuple[int, int] | None = None) -> None:
+        """Resample the tables for maps of size `grid` (H, W), with keys on `key_grid`."""
+
+    def extra_repr(self) -> str:
+        return f"num_heads={self.num_heads}"
+
+
+def as_map(tokens: Tensor, grid: tuple[int, int], num_prefix_tokens: int = 0) -> Tensor:
+    """View tokens [B, prefix + H * W, C] without the prefix as an NCHW map in channels_last memory."""
+    return tokens[:, num_prefix_tokens:].unflatten(1, grid).permute(0, 3, 1, 2)
+
+
+def add_map(tokens: Tensor, local: Tensor, num_prefix_tokens: int = 0) -> Tensor:
+    """Add an NCHW map to the tokens behind the prefix."""
+    local = local.permute(0, 2, 3, 1).flatten(1, 2)
+    if not num_prefix_tokens:
+        return tokens + local
+    return tokens + nn.functional.pad(local, (0, 0, num_prefix_tokens, 0))

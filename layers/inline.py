@@ -1,0 +1,65 @@
+"""InLine attention: the core of "Bridging the Divide"."""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..kernels.linear import linear_attention
+from .attention_core import AttentionCore, add_map, as_map
+
+
+class InLineCore(AttentionCore):
+    """Linear attention whose weights sum to one by subtraction, and a 3x3 convolution predicted from the token mean.
+
+    The predicted kernel is one of each sample and channel; it convolves the map of values, resized bilinearly where it
+    is a reduced one. Prefix tokens take part in the attention alone.
+
+    Args:
+        feature_map: name of the feature map of queries and keys among `kernels.linear.feature_maps`.
+
+    Source: arXiv 2412.06590; LeapLabTHU/InLine.
+    """
+
+    needs_mean = True
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        grid: int | tuple[int, int] = 14,
+        key_grid: int | tuple[int, int] | None = None,
+        num_prefix_tokens: int = 0,
+        feature_map: str = "identity",
+    ):
+        super().__init__(dim, num_heads)
+        self.feature_map = feature_map
+        self.residual = nn.Sequential(
+            nn.Conv1d(dim, dim, 1, groups=num_heads), nn.GELU(), nn.Conv1d(dim, 9 * dim, 1, groups=num_heads)
+        )
+
+    def forward(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        grid: tuple[int, int],
+        key_grid: tuple[int, int] | None = None,
+        num_prefix_tokens: int = 0,
+        mean: Tensor | None = None,
+    ) -> Tensor:
+        if mean is None:
+            raise ValueError("mean=None; valid: [B, C], the mean of the layer's input over its tokens")
+        out = linear_attention(
+            self.split(q),
+            self.split(k),
+            self.split(v),
+            self.feature_map,
+            normalizer="subtract",
+            scale=(self.dim // self.num_heads) ** -0.5,
+            mean=True,
+        ).flatten(-2)
+        values = as_map(v, grid if key_grid is None else key_grid, num_prefix_tokens)
+        if key_grid is not None and tuple(key_grid) != tuple(grid):
+            values = F.interpolate(values, size=grid, mode="bilinear", align_corners=False)
+        kernels = self.residual(mean.unsqueeze(-1)).reshape(-1, 1, 3, 3)
+        local = F.conv2d(values.flatten(0, 1).unsqueeze(0), kernels, padding=1, groups=kernels.shape[0])
+        return add_map(out, local.view(values.shape), num_prefix_tokens)
