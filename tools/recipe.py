@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from .errors import UserError, closest
 
 HOME = Path(__file__).resolve().parent.parent / "recipes"
-TASKS = ("classification",)  # the directories whose files are complete recipes; the others hold parts
+# The directories whose files are complete recipes; the others hold parts.
+TASKS = ("classification", "detection", "segmentation")
 DEFAULT = "classification/quickstart"
 
 
@@ -20,9 +22,9 @@ class Recipe:
     directory: Path | None = None
 
 
-def recipe_names() -> list[str]:
-    """Every complete recipe, as it is written on the command line."""
-    return sorted(f"{task}/{file.stem}" for task in TASKS for file in (HOME / task).glob("*.yaml"))
+def recipe_names(tasks: Iterable[str] = TASKS) -> list[str]:
+    """Every complete recipe, as it is written on the command line, or those of some tasks."""
+    return sorted(f"{task}/{file.stem}" for task in tasks for file in (HOME / task).glob("*.yaml"))
 
 
 def find_recipe(word: str) -> Recipe:

@@ -24,7 +24,7 @@ def assert_refused(outcome, *parts):
         (["optimizer.lrr=1"], ["'optimizer.lrr'", "did you mean optimizer.lr "]),
         (["lr=1"], ["'lr'", "optimizer.lr"]),
         (["+extra=1"], ["extra"]),
-        (["optimizer=adamv"], ["'optimizer/adamv'", "adamw, sgd"]),
+        (["optimizer=adamv"], ["'optimizer/adamv'", "adamw, adamw_dense, sgd"]),
         (["optimizer.lr=[1"], ["'optimizer.lr=[1'", "key=value"]),
         (["batch_size=many"], ["batch_size", "many", "Integer"]),
         (["batch_size=0"], ["batch_size=0", "at least 1"]),

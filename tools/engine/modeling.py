@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import timm
 import torch
@@ -14,7 +14,9 @@ from timm.data import resolve_data_config
 from timm.models import get_pretrained_cfg, is_model, split_model_name_tag
 
 from ..errors import UserError, unknown
-from .settings import Data, Model
+
+if TYPE_CHECKING:
+    from .settings import Data, Model
 
 
 def check_model_name(name: str) -> None:

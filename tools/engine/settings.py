@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ..errors import UserError, check_choice, check_range
 
+T = TypeVar("T")
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
 
 
@@ -151,25 +152,31 @@ def read_settings(config: DictConfig) -> Settings:
     Errors:
         UserError: a key is unknown or missing, or a value has the wrong type; the message names key and value.
     """
-    try:
-        merged = OmegaConf.merge(OmegaConf.structured(Settings), config)
-        missing = sorted(OmegaConf.missing_keys(merged))
-        if missing:
-            raise UserError(f"the recipe leaves {', '.join(missing)} open: pass {missing[0]}=...")
-        settings = OmegaConf.to_object(merged)
-    except OmegaConfBaseException as error:
-        key = error.full_key or error.key
-        raise UserError(f"{key}: {(error.msg or str(error)).splitlines()[0]}") from error
+    settings = compose_settings(Settings, config)
     _check_values(settings)
     return settings
 
 
+def compose_settings(types: type[T], config: DictConfig) -> T:
+    """Return a composed recipe as the dataclass `types`, with every value of its type.
+
+    Errors:
+        UserError: a key is unknown or missing, or a value has the wrong type; the message names key and value.
+    """
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(types), config)
+        missing = sorted(OmegaConf.missing_keys(merged))
+        if missing:
+            raise UserError(f"the recipe leaves {', '.join(missing)} open: pass {missing[0]}=...")
+        return OmegaConf.to_object(merged)
+    except OmegaConfBaseException as error:
+        key = error.full_key or error.key
+        raise UserError(f"{key}: {(error.msg or str(error)).splitlines()[0]}") from error
+
+
 def _check_values(settings: Settings) -> None:
     data, augment, optimizer, schedule = settings.data, settings.augment, settings.optimizer, settings.schedule
-    runtime, run = settings.runtime, settings.run
     check_choice("data.kind", data.kind, ("digits", "folder"))
-    check_choice("runtime.device", runtime.device, ("auto", "cpu", "cuda"))
-    check_choice("runtime.precision", runtime.precision, ("float32", "bfloat16", "float16"))
     check_choice("augment.interpolation", augment.interpolation, (*INTERPOLATIONS, "random"))
     if data.interpolation is not None:
         check_choice("data.interpolation", data.interpolation, INTERPOLATIONS)
@@ -196,12 +203,19 @@ def _check_values(settings: Settings) -> None:
     check_range("schedule.epochs", schedule.epochs, 1)
     check_range("schedule.cooldown_epochs", schedule.cooldown_epochs, 0)
     check_range("schedule.warmup_epochs", schedule.warmup_epochs, 0, schedule.epochs)
-    check_range("run.checkpoint_every", run.checkpoint_every, 0)
-    check_range("run.evaluate_every", run.evaluate_every, 1)
-    check_range("run.log_every", run.log_every, 1)
     for name, value in (("layer_decay", optimizer.layer_decay), ("ema_decay", optimizer.ema_decay)):
         if value is not None:
             check_range(f"optimizer.{name}", value, 0, 1)
+    check_runtime(settings.runtime, settings.run)
+
+
+def check_runtime(runtime: Runtime, run: Run) -> None:
+    """Raise unless the values that every task has are valid."""
+    check_choice("runtime.device", runtime.device, ("auto", "cpu", "cuda"))
+    check_choice("runtime.precision", runtime.precision, ("float32", "bfloat16", "float16"))
+    check_range("run.checkpoint_every", run.checkpoint_every, 0)
+    check_range("run.evaluate_every", run.evaluate_every, 1)
+    check_range("run.log_every", run.log_every, 1)
     for name in ("max_batch_per_process", "threads"):
         if getattr(runtime, name) is not None:
             check_range(f"runtime.{name}", getattr(runtime, name), 1)
