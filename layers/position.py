@@ -20,8 +20,7 @@ def resize_bias_table(table: Tensor, size: tuple[int, int]) -> Tensor:
 class PositionTable(nn.Module):
     """Add a learnt code of every place to a channels-last map, [B, H, W, C] -> [B, H, W, C].
 
-    The codes, `table` of shape [H, W, C], are made for maps of size `grid` and are resampled for any other, in at
-    least float32.
+    The codes, `table` of shape [H, W, C], are made for maps of size `grid` and are resampled for any other.
 
     Args:
         dim: channels C.
@@ -40,6 +39,10 @@ class PositionTable(nn.Module):
         with torch.no_grad():
             self.table = nn.Parameter(resize_codes(self.table, grid, self.mode).clone())
 
+    def resized(self, name: str, table: Tensor) -> Tensor:
+        """Return the codes [H, W, C] of a checkpoint, made for another size, in the shape of these."""
+        return resize_codes(table, self.table.shape[:2], self.mode)
+
     def forward(self, x: Tensor) -> Tensor:
         return x + resize_codes(self.table, x.shape[1:3], self.mode)
 
@@ -49,11 +52,7 @@ class PositionTable(nn.Module):
 
 def resize_codes(table: Tensor, size: tuple[int, int], mode: str) -> Tensor:
     """Resample a table of codes [H, W, C] to [*size, C]; the same table comes back where the size is unchanged."""
-    if tuple(table.shape[:2]) == tuple(size):
-        return table
-    wide = table.to(torch.promote_types(table.dtype, torch.float32)).permute(2, 0, 1)[None]
-    resized = F.interpolate(wide, size=tuple(size), mode=mode, align_corners=False)
-    return resized[0].permute(1, 2, 0).to(table.dtype)
+    return resize_map(table.permute(2, 0, 1)[None], size, mode)[0].permute(1, 2, 0)
 
 
 def resize_map(maps: Tensor, size: tuple[int, int], mode: str = "bilinear") -> Tensor:

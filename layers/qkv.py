@@ -64,6 +64,10 @@ class QKVMixer(nn.Module):
         self.proj = nn.Linear(dim, dim)
         self.proj_drop = nn.Dropout(proj_drop)
 
+    def set_grid(self, grid: tuple[int, int]) -> None:
+        """Resample the core's tables for maps of size `grid` (H, W)."""
+        self.core.set_grid(grid)
+
     def forward(self, x: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
         tokens, grid = (x.flatten(1, 2), x.shape[1:3]) if grid is None else (x, grid)
         q, k, v = self.qkv(tokens).chunk(3, -1)
@@ -110,6 +114,10 @@ class QKVReducedMixer(nn.Module):
         self.proj = nn.Linear(dim, dim)
         self.proj_drop = nn.Dropout(proj_drop)
 
+    def set_grid(self, grid: tuple[int, int]) -> None:
+        """Resample the core's tables for maps of size `grid` (H, W)."""
+        self.core.set_grid(grid, _reduced(grid, self.sr_ratio, self.pool))
+
     def _reduce(self, x: Tensor) -> Tensor:
         """Return the map of keys and values."""
         if self.pool:
@@ -128,6 +136,11 @@ class QKVReducedMixer(nn.Module):
         mean = x.mean((1, 2)) if self.core.needs_mean else None
         out = self.core(q, k, v, x.shape[1:3], reduced.shape[1:3], mean=mean)
         return self.proj_drop(self.proj(out)).view(x.shape)
+
+
+def _reduced(grid: tuple[int, int], sr_ratio: int, pool: int | None) -> tuple[int, int]:
+    """Return the size of the keys' map."""
+    return to_2tuple(pool) if pool else tuple(max(size // sr_ratio, 1) for size in grid)
 
 
 def build_qkv_mixer(
@@ -152,6 +165,5 @@ def build_qkv_mixer(
     if sr_ratio is None and pool is None:
         return QKVMixer(build_core(core, dim, num_heads, grid, **options), qkv_bias, proj_drop)
     sr_ratio = 1 if sr_ratio is None else sr_ratio
-    key_grid = to_2tuple(pool) if pool else tuple(max(size // sr_ratio, 1) for size in to_2tuple(grid))
-    attention = build_core(core, dim, num_heads, grid, key_grid, **options)
+    attention = build_core(core, dim, num_heads, grid, _reduced(to_2tuple(grid), sr_ratio, pool), **options)
     return QKVReducedMixer(attention, sr_ratio, pool, qkv_bias, proj_drop)

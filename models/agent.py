@@ -4,14 +4,18 @@ Han et al., "Agent Attention: On the Integration of Softmax and Linear Attention
 configurations of LeapLabTHU/Agent-Attention.
 """
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from timm.models import generate_default_cfgs
+from timm.models import generate_default_cfgs, register_model
 from torch import nn
 
 from . import leaplab
 from .backbone import Backbone
+from .hosts import pvt
+from .hosts.deit import DeiT
+from .hosts.pvt import PVT
 
 _cfg = partial(
     leaplab.cfg,
@@ -21,11 +25,118 @@ _cfg = partial(
 )
 
 
-def _agent(host: type[Backbone], variant: str, pretrained: bool, kwargs: dict[str, Any], **config: Any) -> nn.Module:
-    return leaplab.build(host, variant, pretrained, kwargs, mixer="agent", **config)
+def _agent(
+    host: type[Backbone],
+    variant: str,
+    pretrained: bool,
+    kwargs: dict[str, Any],
+    agent_num: int | Sequence[int] = 49,
+    **config: Any,
+) -> nn.Module:
+    """Build on a host with `agent_num` agents, one number or one for each stage.
+
+    A pyramid takes `agent_grids` too, the rows and columns of agents of each stage. Detection and segmentation
+    backbones have more than classifiers, e.g. the official PVTs ((12, 12), (16, 16), (28, 28), (28, 28)).
+    """
+    grids = kwargs.pop("agent_grids", None)
+    if isinstance(agent_num, int):
+        options = {"agent_num": agent_num}
+    else:
+        pairs = zip(agent_num, grids or (None,) * len(agent_num), strict=True)
+        options = [{"agent_num": number, "agent_grid": grid} for number, grid in pairs]
+    return leaplab.build(host, variant, pretrained, kwargs, mixer="agent", mixer_options=options, **config)
 
 
-default_cfgs = generate_default_cfgs({})
+default_cfgs = generate_default_cfgs(
+    {
+        "agent_deit_nano.untrained": _cfg(size=32, reduction=4, crop_pct=1.0, notes=()),
+        "agent_deit_tiny.leaplab_in1k": _cfg("57e0904221824ee7b7af", reduction=16),
+        "agent_deit_small.leaplab_in1k": _cfg("fdd43304372541db8ea7", reduction=16),
+        "agent_deit_small_448.leaplab_in1k": _cfg("a228f86241c445f1969b", size=448, reduction=16),
+        "agent_deit_base.leaplab_in1k": _cfg("5115f15fdd7e4ab58fbc", reduction=16),
+        "agent_pvt_tiny.leaplab_in1k": _cfg("13fdf0e0a7c5498c934f"),
+        "agent_pvt_small.leaplab_in1k": _cfg("36b8be9a8863456685a3"),
+        "agent_pvt_medium.leaplab_in1k": _cfg("4d00ecacf18b45f9b88c"),
+        "agent_pvt_medium_256.leaplab_in1k": _cfg("654df734121643b19c52", size=256),
+        "agent_pvt_large.leaplab_in1k": _cfg("040cfe0cfbbe4762ad09"),
+    }
+)
 
-published_top1: dict[str, float] = {}
+published_top1 = {
+    "agent_deit_tiny.leaplab_in1k": 74.9,
+    "agent_deit_small.leaplab_in1k": 80.5,
+    "agent_deit_small_448.leaplab_in1k": 83.1,
+    "agent_deit_base.leaplab_in1k": 82.0,
+    "agent_pvt_tiny.leaplab_in1k": 78.4,
+    "agent_pvt_small.leaplab_in1k": 82.2,
+    "agent_pvt_medium.leaplab_in1k": 83.4,
+    "agent_pvt_medium_256.leaplab_in1k": 83.8,
+    "agent_pvt_large.leaplab_in1k": 83.7,
+}
 """ImageNet-1k top-1 accuracy, in percent, as the repository states it."""
+
+_DEIT_NANO = {"dim": 64, "num_heads": 2, "patch_size": 4, "img_size": 32, "agent_num": 16}
+_DEIT_TINY = {"dim": 192, "num_heads": 3}
+_DEIT_SMALL = {"dim": 384, "num_heads": 6, "drop_path_rate": 0.1}
+_DEIT_BASE = {"dim": 768, "num_heads": 12, "agent_num": 81, "mixer_depth": 4, "drop_path_rate": 0.3}
+_PVT = {"agent_num": (9, 16, 49, 49)}
+
+
+@register_model
+def agent_deit_nano(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """Agent-DeiT of under a million parameters for small images, for tests and the quickstart; not from the paper."""
+    return _agent(DeiT, "agent_deit_nano", pretrained, kwargs, **_DEIT_NANO)
+
+
+@register_model
+def agent_deit_tiny(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """Agent-DeiT-T."""
+    return _agent(DeiT, "agent_deit_tiny", pretrained, kwargs, **_DEIT_TINY)
+
+
+@register_model
+def agent_deit_small(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """Agent-DeiT-S."""
+    return _agent(DeiT, "agent_deit_small", pretrained, kwargs, **_DEIT_SMALL)
+
+
+@register_model
+def agent_deit_small_448(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """Agent-DeiT-S for 448 x 448 pixels."""
+    return _agent(DeiT, "agent_deit_small_448", pretrained, kwargs, img_size=448, **_DEIT_SMALL)
+
+
+@register_model
+def agent_deit_base(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """Agent-DeiT-B, whose first four blocks have agent attention and whose others softmax attention."""
+    return _agent(DeiT, "agent_deit_base", pretrained, kwargs, **_DEIT_BASE)
+
+
+@register_model
+def agent_pvt_tiny(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """Agent-PVT-T."""
+    return _agent(PVT, "agent_pvt_tiny", pretrained, kwargs, **_PVT, **pvt.TINY)
+
+
+@register_model
+def agent_pvt_small(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """Agent-PVT-S."""
+    return _agent(PVT, "agent_pvt_small", pretrained, kwargs, **_PVT, **pvt.SMALL)
+
+
+@register_model
+def agent_pvt_medium(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """Agent-PVT-M."""
+    return _agent(PVT, "agent_pvt_medium", pretrained, kwargs, **_PVT, **pvt.MEDIUM)
+
+
+@register_model
+def agent_pvt_medium_256(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """Agent-PVT-M for 256 x 256 pixels."""
+    return _agent(PVT, "agent_pvt_medium_256", pretrained, kwargs, **_PVT, img_size=256, **pvt.MEDIUM)
+
+
+@register_model
+def agent_pvt_large(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """Agent-PVT-L."""
+    return _agent(PVT, "agent_pvt_large", pretrained, kwargs, **_PVT, **pvt.LARGE)

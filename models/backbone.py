@@ -167,12 +167,16 @@ def build_backbone(
 
     Raises:
         FileNotFoundError: the weight file named in `pretrained_cfg_overlay` does not exist.
-        ValueError: it exists but cannot be read, or does not fit the model.
+        ValueError: it exists but cannot be read, or does not fit the model; or `feature_cls` is one that runs a trunk
+            without its class token.
         RuntimeError: there are no weights to download; the message says where they are.
     """
     cfg = resolve_pretrained_cfg(variant, kwargs.get("pretrained_cfg"), kwargs.get("pretrained_cfg_overlay"))
     if pretrained and cfg.notes and not (cfg.has_weights or cfg.state_dict):
         raise RuntimeError(f"there are no weights of {variant} to download: {'; '.join(cfg.notes)}")
+    feature_cls = kwargs.get("feature_cls", "getter")
+    if kwargs.get("features_only") and cls.output_fmt == "NLC" and feature_cls not in ("getter", "fx"):
+        raise ValueError(f"feature_cls={feature_cls!r} must be 'getter' or 'fx' for {variant}, which has a class token")
     file = (kwargs.get("pretrained_cfg_overlay") or {}).get("file") if pretrained else None
     if file and not os.path.isfile(file):
         raise FileNotFoundError(f"no checkpoint file {str(file)!r} to load into {variant}")

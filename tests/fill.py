@@ -44,6 +44,16 @@ def official_state(golden: dict[str, Any]) -> dict[str, Tensor]:
     return state
 
 
+def stressed_state(golden: dict[str, Any]) -> dict[str, Tensor]:
+    """Return that state dict with what decides on positions enlarged: times a gain, and not scaled by its rank."""
+    state = official_state(golden)
+    for pattern, gain in golden["stress"]["gains"]:
+        for key, value in state.items():
+            if re.search(pattern, key):
+                state[key] = value * gain * math.sqrt(value[0].numel())
+    return state
+
+
 def golden_image(size: int | list[int], batch: int) -> Tensor:
     """Return the image every golden was measured on, [batch, 3, H, W]."""
     height, width = (size, size) if isinstance(size, int) else size

@@ -8,8 +8,9 @@ from collections import defaultdict
 from collections.abc import Iterator
 from functools import cache
 from itertools import groupby
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from types import ModuleType
+from urllib.parse import urlsplit
 
 import timm
 import torch
@@ -78,7 +79,7 @@ def row(tagged: str, cfg: PretrainedCfg, top1: float | None, verified: list[str]
         f"{macs / 1e9:.2f} G",
         "x".join(map(str, cfg.input_size[1:])),
         f"[{top1}]({cfg.origin_url})" if top1 else "-",
-        f"[{link.rsplit('/', 1)[-1]}]({link})" if link else "; ".join(cfg.notes),
+        f"[{PurePosixPath(urlsplit(link).path).name}]({link})" if link else "; ".join(cfg.notes),
         cfg.license,
         ", ".join(verified) or "-",
     )

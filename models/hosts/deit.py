@@ -18,6 +18,7 @@ from ..isotropic import Isotropic
 PATCH = 16
 OFFICIAL_NAMES = [
     (r"^patch_embed\.proj\.", "stem.conv."),
+    (r"^patch_embed\.", "stem."),
     (r"^pos_embed$", "position.table"),
     (r"^head\.(weight|bias)$", r"head.fc.\1"),
 ]
@@ -104,9 +105,8 @@ class DeiT(Isotropic):
 
     def set_input_size(self, img_size: int | tuple[int, int]) -> None:
         """Resample all tables of positions for images of `img_size`."""
-        for module in self.modules():
-            if hasattr(module, "set_grid"):
-                module.set_grid(_grid(img_size, self.patch_size))
+        for module in (self.position, *(block.mixer for block in self.blocks)):
+            module.set_grid(_grid(img_size, self.patch_size))
 
     def no_weight_decay(self) -> set[str]:
         return {"cls_token", "cls_position", "position.table"}

@@ -122,6 +122,6 @@ class PVT(Pyramid):
     def set_input_size(self, img_size: int | tuple[int, int]) -> None:
         """Resample all tables of positions for images of `img_size`."""
         for stage, grid in zip(self.stages, self.grids(img_size, len(self.stages)), strict=True):
-            for module in stage.modules():
+            for module in (stage.position, *(block.mixer for block in stage.blocks)):
                 if hasattr(module, "set_grid"):
                     module.set_grid(grid)
