@@ -7,17 +7,20 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
-from .engine.settings import Settings, read_settings
+from .dense import settings as dense
+from .engine import settings as classification
 from .launch import Request
 
+AnySettings = classification.Settings | dense.Settings
 
-def settings_of(config: DictConfig) -> tuple[Settings, dict[str, Any]]:
+
+def settings_of(config: DictConfig) -> tuple[AnySettings, dict[str, Any]]:
     """A composed recipe, checked, and as the plain mapping that goes into a run directory."""
-    settings = read_settings(config)
-    return settings, OmegaConf.to_container(config, resolve=True)
+    task = dense if "detector" in config or "segmentor" in config else classification
+    return task.read_settings(config), OmegaConf.to_container(config, resolve=True)
 
 
-def reuse(saved: dict[str, Any], request: Request, without: tuple[str, ...] = ()) -> tuple[Settings, dict[str, Any]]:
+def reuse(saved: dict[str, Any], request: Request, without: tuple[str, ...] = ()) -> tuple[AnySettings, dict[str, Any]]:
     """A run's saved settings with every explicit override of `request` applied, except keys in `without`."""
     config = OmegaConf.create(saved)
     composed = OmegaConf.to_container(request.config, resolve=False)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import torch
 
+from .dense.run import DenseTrainer
 from .engine.checkpoint import AVERAGE, MODEL, CheckpointStore
 from .engine.console import Console
 from .engine.distributed import connect
 from .engine.loop import Trainer
 from .engine.run_directory import Start, check_unchanged, find_resumed, new_run, read_config
+from .engine.settings import Settings
 from .launch import Request, launch
 from .saved_settings import reuse, settings_of
 
@@ -37,11 +39,11 @@ def train(request: Request) -> None:
         if settings.runtime.threads is not None:
             torch.set_num_threads(settings.runtime.threads)
 
-        trainer = Trainer(settings, processes, console)
+        trainer = (Trainer if isinstance(settings, Settings) else DenseTrainer)(settings, processes, console)
         trainer.train(run, Start(request.recipe, request.command), config, checkpoint)
 
-        best, progress = CheckpointStore(run).find("best"), trainer.progress
-        console.print(f"best: top-1 {progress.best:.2f} % in epoch {progress.best_epoch} of {progress.epoch}")
+        best = CheckpointStore(run).find("best")
+        console.print(trainer.result())
         console.print(f"files: {run}  (metrics.csv, curves.png, config.yaml, environment.json, log.txt, checkpoints)")
         if best is not None:
             weights = AVERAGE if best.average else MODEL

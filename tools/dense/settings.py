@@ -43,11 +43,13 @@ class Data:
     eval: dict[str, Any]  # and over its evaluation set
     classes: list[str] | None  # null: those of the base
     num_classes: int | None  # null: what the architecture says
-    train_pipeline: list[Any] | None  # the toolbox's transforms; null: the base's
-    eval_pipeline: list[Any] | None
-    size: list[int] | None  # segmentation: pad training images to [height, width]
+    num_stuff_classes: int | None  # those of them are things, panoptic segmentation has these besides
+    train_transforms: list[Any] | None  # the toolbox's transforms between loading and packing; null: the base's
+    eval_pipeline: list[Any] | None  # all of them; null: the base's
+    size: list[int] | None  # pad training images to [height, width]
     metrics: list[str] | None  # what the base's evaluator measures; null: what the base says
     workers: int
+    make: str | None = None  # shapes: draw these where root is absent or empty
 
 
 @dataclass

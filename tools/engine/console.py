@@ -13,6 +13,7 @@ class Console:
 
     def __init__(self, main: bool = True):
         self.main = main
+        self.out = sys.stdout  # also where another part of the program sends its own output elsewhere
         self.bars = main and sys.stderr.isatty()
         self.log: Path | None = None
 
@@ -26,18 +27,22 @@ class Console:
         if self.bars:
             from tqdm import tqdm
 
-            tqdm.write(line)
+            tqdm.write(line, file=self.out)
         else:
-            print(line, flush=True)
+            print(line, file=self.out, flush=True)
         if self.log is not None:
             with self.log.open("a") as file:
                 file.write(line + "\n")
 
-    def progress(self, items: Iterable[Any], total: int, name: str, start: int = 0) -> Iterator[Any]:
-        """Iterate, with a bar on a terminal."""
-        if not self.bars:
-            yield from items
-            return
+    def bar(self, total: int, name: str, start: int = 0) -> Any:
+        """A bar with `update()` and `close()`; invisible where there is no terminal."""
         from tqdm import tqdm
 
-        yield from tqdm(items, total=total, initial=start, desc=name, leave=False, dynamic_ncols=True)
+        return tqdm(total=total, initial=start, desc=name, leave=False, dynamic_ncols=True, disable=not self.bars)
+
+    def progress(self, items: Iterable[Any], total: int, name: str, start: int = 0) -> Iterator[Any]:
+        """Iterate, with a bar on a terminal."""
+        with self.bar(total, name, start) as bar:
+            for item in items:
+                yield item
+                bar.update()

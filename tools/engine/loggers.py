@@ -19,7 +19,7 @@ Row = dict[str, float]
 
 
 class Logger(Protocol):
-    """Takes the numbers of one epoch."""
+    """Takes the numbers of one row of metrics.csv, which the column `step` counts."""
 
     def log(self, metrics: Row, throughput: Row) -> None: ...
 
@@ -37,19 +37,18 @@ def write_table(path: Path, rows: list[Row]) -> None:
 
 
 class TensorBoardLogger:
-    def __init__(self, settings: TensorBoard, run: Path, first_epoch: int):
+    def __init__(self, settings: TensorBoard, run: Path, done: int, step: str):
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
             raise UserError("logger=tensorboard needs tensorboard: pip install 'saccade[loggers]'") from error
-        self.writer = SummaryWriter(
-            str(run / "tensorboard"), purge_step=first_epoch + 1, flush_secs=settings.flush_seconds
-        )
+        self.step = step
+        self.writer = SummaryWriter(str(run / "tensorboard"), purge_step=done + 1, flush_secs=settings.flush_seconds)
 
     def log(self, metrics: Row, throughput: Row) -> None:
         for name, value in (metrics | throughput).items():
-            if name != "epoch":
-                self.writer.add_scalar(name, value, int(metrics["epoch"]))
+            if name != self.step:
+                self.writer.add_scalar(name, value, int(metrics[self.step]))
 
     def close(self) -> None:
         self.writer.close()
@@ -58,11 +57,12 @@ class TensorBoardLogger:
 class WandBLogger:
     """Online when there is a login, else offline (`wandb sync` uploads it later); WANDB_MODE overrides."""
 
-    def __init__(self, settings: WandB, run: Path, recipe: str, config: dict[str, Any]):
+    def __init__(self, settings: WandB, run: Path, recipe: str, config: dict[str, Any], step: str):
         try:
             import wandb
         except ImportError as error:
             raise UserError("logger=wandb needs wandb: pip install 'saccade[loggers]'") from error
+        self.step = step
         mode = os.environ.get("WANDB_MODE") or ("online" if _has_wandb_login() else "offline")
         self.run = wandb.init(
             project=settings.project,
@@ -78,7 +78,7 @@ class WandBLogger:
         )
 
     def log(self, metrics: Row, throughput: Row) -> None:
-        self.run.log(metrics | throughput, step=int(metrics["epoch"]))
+        self.run.log(metrics | throughput, step=int(metrics[self.step]))
 
     def close(self) -> None:
         self.run.finish()
@@ -93,11 +93,13 @@ def _has_wandb_login() -> bool:
         return False
 
 
-def open_loggers(settings: Loggers, run: Path, recipe: str, config: dict[str, Any], first_epoch: int) -> list[Logger]:
-    """The loggers the recipe names beside the CSV files."""
+def open_loggers(
+    settings: Loggers, run: Path, recipe: str, config: dict[str, Any], done: int, step: str = "epoch"
+) -> list[Logger]:
+    """The loggers the recipe names beside the CSV files; `done` is how far the column `step` has come."""
     loggers: list[Logger] = []
     if settings.tensorboard is not None:
-        loggers.append(TensorBoardLogger(settings.tensorboard, run, first_epoch))
+        loggers.append(TensorBoardLogger(settings.tensorboard, run, done, step))
     if settings.wandb is not None:
-        loggers.append(WandBLogger(settings.wandb, run, recipe, config))
+        loggers.append(WandBLogger(settings.wandb, run, recipe, config, step))
     return loggers

@@ -102,6 +102,11 @@ class Trainer:
             f"{plan.accumulation} steps x {plan.micro}; {self.rate.epochs} epochs of {self.updates} updates"
         )
 
+    def result(self) -> str:
+        """What the best checkpoint reached."""
+        progress = self.progress
+        return f"best: top-1 {progress.best:.2f} % in epoch {progress.best_epoch} of {progress.epoch}"
+
     def train(self, run: Path, start: Start, config: dict[str, Any], resumed: Checkpoint | None) -> None:
         """Train to the last epoch; `config` is what goes into the run directory as its settings."""
         if resumed is not None:
