@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from . import autocast
+
 
 def differentiable(op: Any, setup_context: Callable, backward: Callable, vmap: Callable) -> Callable[..., Any]:
     """Register the rules with a `torch.library` custom op and return the function to call it by.
@@ -29,7 +31,11 @@ def differentiable(op: Any, setup_context: Callable, backward: Callable, vmap: C
     function = type(op._qualname.replace("::", "_"), (torch.autograd.Function,), methods)
 
     def call(*inputs: Any) -> Any:
-        return op(*inputs) if torch.compiler.is_compiling() else function.apply(*inputs)
+        if torch.compiler.is_compiling():
+            return op(*inputs)
+        # What an operator widens to float32 stays so: autocast reaches into custom ops.
+        with autocast.off(inputs[0]):
+            return function.apply(*inputs)
 
     return call
 

@@ -10,15 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..precision import widen
+
 
 def unsupported(direction: str, *call: object) -> str | None:
     """Return why this backend cannot serve the call: it always can."""
     return None
-
-
-def widen(x: Tensor) -> Tensor:
-    """Return x in the dtype sums are taken in: float32, or float64 if it has that."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def _reach(weight: Tensor, dilation: Sequence[int]) -> tuple[int, int]:

@@ -1,0 +1,95 @@
+"""Registration of agent attention with torch: the custom ops, their shapes, gradients, batching and FLOPs."""
+
+import math
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
+
+from ..autograd import differentiable, differentiable_once, fold_into_batch
+from ..dispatch import Operator
+
+OPERATOR = Operator(__package__, ("reference",))
+
+
+@torch.library.custom_op("saccade::agent_attention", mutates_args=())
+def attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    agents: Tensor,
+    agent_bias: Tensor | None,
+    query_bias: Tensor | None,
+    scale: float,
+    backend: str,
+) -> Tensor:
+    problem = (q, k, v, agents, agent_bias, query_bias)
+    return OPERATOR.choose(backend, "forward", *problem).forward(*problem, scale)
+
+
+@attention.register_fake
+def _(q, k, v, agents, agent_bias, query_bias, scale, backend):
+    return v.new_empty(*q.shape[:-1], v.shape[-1])
+
+
+@torch.library.custom_op("saccade::agent_attention_backward", mutates_args=())
+def attention_backward(
+    dout: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    agents: Tensor,
+    agent_bias: Tensor | None,
+    query_bias: Tensor | None,
+    scale: float,
+    backend: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    problem = (q, k, v, agents, agent_bias, query_bias)
+    gradients = OPERATOR.choose(backend, "backward", *problem).backward(dout, *problem, scale)
+    # A custom op returns tensors only: no bias is an empty gradient.
+    return tuple(q.new_empty(0) if gradient is None else gradient for gradient in gradients)
+
+
+@attention_backward.register_fake
+def _(dout, q, k, v, agents, agent_bias, query_bias, scale, backend):
+    tensors = (q, k, v, agents, agent_bias, query_bias)
+    return tuple(q.new_empty(0) if x is None else x.new_empty(x.shape) for x in tensors)
+
+
+def _save(ctx, inputs, output):
+    *tensors, ctx.scale, ctx.backend = inputs
+    ctx.save_for_backward(*tensors)
+
+
+def _gradients(ctx, dout):
+    tensors = ctx.saved_tensors
+    gradients = call_backward(dout, *tensors, ctx.scale, ctx.backend)
+    return *(None if x is None else gradient for gradient, x in zip(gradients, tensors, strict=True)), None, None
+
+
+call = differentiable(
+    attention, _save, _gradients, fold_into_batch(lambda *inputs: call(*inputs), tensors=6, shared=(4, 5))
+)
+call_backward = differentiable_once(
+    attention_backward,
+    fold_into_batch(lambda *inputs: call_backward(*inputs), tensors=7, shared=(5, 6), sums_over_batch=True),
+)
+
+
+def _pairs(q_shape, k_shape, agents_shape) -> int:
+    """Return how often an agent meets a key or a query."""
+    batch, agents, heads, _ = agents_shape
+    return batch * heads * agents * (math.prod(q_shape[1:-2]) + math.prod(k_shape[1:-2]))
+
+
+@register_flop_formula(torch.ops.saccade.agent_attention)
+def _forward_flops(q_shape, k_shape, v_shape, agents_shape, *rest, out_shape=None, **kwargs) -> int:
+    return 2 * _pairs(q_shape, k_shape, agents_shape) * (q_shape[-1] + v_shape[-1])
+
+
+@register_flop_formula(torch.ops.saccade.agent_attention_backward)
+def _backward_flops(dout, q_shape, k_shape, v_shape, agents_shape, *rest, out_shape=None, **kwargs) -> int:
+    # Logits once more and their two gradients, the gradients of weights and values, and what the agents gather.
+    batch, tokens, heads, width = v_shape
+    gathered = batch * heads * agents_shape[1] * tokens * width
+    return 2 * (_pairs(q_shape, k_shape, agents_shape) * (3 * q_shape[-1] + 2 * width) + gathered)

@@ -1,0 +1,131 @@
+"""Registration of linear attention with torch: the custom ops, their shapes, gradients, batching and FLOPs."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
+
+from ..autograd import differentiable, differentiable_once, fold_into_batch
+from ..dispatch import Operator
+from .feature_maps import width
+from .reference import Form
+
+OPERATOR = Operator(__package__, ("blocked", "reference"))
+TENSORS = 8
+WITHOUT_BATCH = (4, 5, 6, 7)
+
+
+@torch.library.custom_op("saccade::linear_attention", mutates_args=())
+def attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    key_weight: Tensor | None,
+    query_parameter: Tensor | None,
+    key_parameter: Tensor | None,
+    query_rotary: Tensor | None,
+    key_rotary: Tensor | None,
+    query_map: str,
+    key_map: str,
+    normalizer: str,
+    scale: float,
+    mean: bool,
+    power: float,
+    eps: float,
+    backend: str,
+) -> Tensor:
+    tensors = (q, k, v, key_weight, query_parameter, key_parameter, query_rotary, key_rotary)
+    form = Form(query_map, key_map, normalizer, scale, mean, power, eps)
+    return OPERATOR.choose(backend, "forward", tensors, form).forward(tensors, form)
+
+
+@attention.register_fake
+def _(q, k, v, *rest):
+    return v.new_empty(*q.shape[:-1], v.shape[-1])
+
+
+@torch.library.custom_op("saccade::linear_attention_backward", mutates_args=())
+def attention_backward(
+    dout: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    key_weight: Tensor | None,
+    query_parameter: Tensor | None,
+    key_parameter: Tensor | None,
+    query_rotary: Tensor | None,
+    key_rotary: Tensor | None,
+    needed: Sequence[bool],
+    query_map: str,
+    key_map: str,
+    normalizer: str,
+    scale: float,
+    mean: bool,
+    power: float,
+    eps: float,
+    backend: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    tensors = (q, k, v, key_weight, query_parameter, key_parameter, query_rotary, key_rotary)
+    form = Form(query_map, key_map, normalizer, scale, mean, power, eps)
+    gradients = OPERATOR.choose(backend, "backward", tensors, form).backward(dout, tensors, needed, form)
+    # A custom op returns tensors only: what nobody asks for is an empty gradient.
+    return tuple(q.new_empty(0) if gradient is None else gradient for gradient in gradients)
+
+
+@attention_backward.register_fake
+def _(dout, *rest):
+    tensors, needed = rest[:TENSORS], rest[TENSORS]
+    return tuple(
+        x.new_empty(x.shape) if need and x is not None else dout.new_empty(0)
+        for x, need in zip(tensors, needed, strict=True)
+    )
+
+
+def _save(ctx, inputs, output):
+    ctx.save_for_backward(*inputs[:TENSORS])
+    ctx.settings = inputs[TENSORS:]
+
+
+def _gradients(ctx, dout):
+    tensors = ctx.saved_tensors
+    needed = [need and x is not None for x, need in zip(tensors, ctx.needs_input_grad[:TENSORS], strict=True)]
+    gradients = call_backward(dout, *tensors, needed, *ctx.settings)
+    gradients = (gradient if need else None for gradient, need in zip(gradients, needed, strict=True))
+    return *gradients, *(None for _ in ctx.settings)
+
+
+call = differentiable(
+    attention,
+    _save,
+    _gradients,
+    fold_into_batch(lambda *inputs: call(*inputs), tensors=TENSORS, shared=WITHOUT_BATCH),
+)
+call_backward = differentiable_once(
+    attention_backward,
+    fold_into_batch(
+        lambda *inputs: call_backward(*inputs),
+        tensors=1 + TENSORS,
+        shared=[1 + at for at in WITHOUT_BATCH],
+        sums_over_batch=True,
+    ),
+)
+
+
+def _products(q, k, v, key_weight, query_parameter, key_parameter, query_rotary, key_rotary, query_map, key_map) -> int:
+    """Return the multiplications of reducing keys and values and of applying the state, maps not counted."""
+    read = math.prod(q[:-1]) * width(query_map, q[-1], query_parameter)
+    made = math.prod(k[:-1]) * width(key_map, k[-1], key_parameter)
+    return (read + made) * v[-1] + read
+
+
+@register_flop_formula(torch.ops.saccade.linear_attention)
+def _forward_flops(*arguments, out_shape=None, **kwargs) -> int:
+    return 2 * _products(*arguments[: TENSORS + 2])
+
+
+@register_flop_formula(torch.ops.saccade.linear_attention_backward)
+def _backward_flops(dout, *arguments, out_shape=None, **kwargs) -> int:
+    # The state once more; each product has two gradients.
+    return 6 * _products(*arguments[:TENSORS], *arguments[TENSORS + 1 : TENSORS + 3])
