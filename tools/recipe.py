@@ -27,6 +27,11 @@ def recipe_names(tasks: Iterable[str] = TASKS) -> list[str]:
     return sorted(f"{task}/{file.stem}" for task in tasks for file in (HOME / task).glob("*.yaml"))
 
 
+def is_recipe(word: str) -> bool:
+    """Whether a word on the command line can only mean a recipe: the name of one, or a YAML file."""
+    return word in recipe_names() or word.endswith((".yaml", ".yml"))
+
+
 def find_recipe(word: str) -> Recipe:
     """The recipe a word on the command line means: a name, or the path of a YAML file of one's own.
 
@@ -41,8 +46,8 @@ def find_recipe(word: str) -> Recipe:
     names = recipe_names()
     if word in names:
         return Recipe(word)
-    shorts = {name.rpartition("/")[2]: name for name in names}
-    near = [shorts[short] for short in closest(word.rpartition("/")[2], shorts, most=3)]
+    short = closest(word.rpartition("/")[2], {name.rpartition("/")[2] for name in names}, most=3)
+    near = closest(word, names, most=3) or [name for name in names if name.rpartition("/")[2] in short]
     hint = f"did you mean {' or '.join(near)}?" if near else "saccade list recipes shows them all"
     raise UserError(f"unknown recipe {word!r}: {hint}")
 

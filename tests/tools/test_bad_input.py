@@ -18,13 +18,13 @@ def assert_refused(outcome, *parts):
 @pytest.mark.parametrize(
     ("words", "parts"),
     [
-        (["classification/quickstrt"], ["'classification/quickstrt'", "did you mean classification/quickstart?"]),
+        (["classification/quickstrt"], ["'classification/quickstrt'", "did you mean classification/quickstart"]),
         (["quickstart"], ["'quickstart'", "classification/quickstart"]),
         (["nowhere.yaml"], ["nowhere.yaml"]),
         (["optimizer.lrr=1"], ["'optimizer.lrr'", "did you mean optimizer.lr "]),
         (["lr=1"], ["'lr'", "optimizer.lr"]),
         (["+extra=1"], ["extra"]),
-        (["optimizer=adamv"], ["'optimizer/adamv'", "adamw, adamw_dense, sgd"]),
+        (["optimizer=adamv"], ["'optimizer/adamv'", "adamw, adamw_dense, mask2former, sgd"]),
         (["optimizer.lr=[1"], ["'optimizer.lr=[1'", "key=value"]),
         (["batch_size=many"], ["batch_size", "many", "Integer"]),
         (["batch_size=0"], ["batch_size=0", "at least 1"]),

@@ -90,10 +90,10 @@ def model_config(settings: Settings, sync_norms: bool = True) -> dict[str, Any]:
     model.pop("init_cfg", None)
     model.backbone = backbone_config(settings.model)
     _fit_widths(model, settings.model)
-    if settings.data.num_classes is not None:
-        _replace(model, "num_classes", settings.data.num_classes)
+    _fit_classes(model, settings.data.num_classes, settings.data.num_stuff_classes)
     if settings.data.size is not None:
-        model.data_preprocessor.size = tuple(settings.data.size)
+        padding = model.data_preprocessor.get("batch_augments") or [model.data_preprocessor]
+        padding[0].size = tuple(settings.data.size)
     if not sync_norms:
         _replace(model, "type", "BN", only="SyncBN")
     return model
@@ -139,6 +139,19 @@ def _fit_widths(model: Config, backbone: Model) -> None:
                 head["strides"] = list(empty.strides)
 
 
+def _fit_classes(model: Config, classes: int | None, stuff: int | None) -> None:
+    """Set the numbers of classes; a head that tells things and stuff apart has both."""
+    if classes is None:
+        return
+    _replace(model, "num_classes", classes)
+    _replace(model, "num_things_classes", classes)
+    _replace(model, "num_stuff_classes", stuff or 0)
+    for head in (model.get("panoptic_head"), model.get("decode_head")):
+        if isinstance(head, dict) and "class_weight" in head.get("loss_cls", {}):
+            *_, nothing = head.loss_cls.class_weight
+            head.loss_cls.class_weight = [1.0] * (classes + (stuff or 0)) + [nothing]
+
+
 def _replace(node: Any, key: str, value: Any, only: Any = None) -> None:
     """Set every `key` in a nested config to `value`, or only those that are `only`."""
     if isinstance(node, dict):
@@ -153,12 +166,12 @@ def _replace(node: Any, key: str, value: Any, only: Any = None) -> None:
 
 
 def _tuples(node: Any) -> Any:
-    """Make pairs and longer runs of numbers tuples, as the toolboxes insist."""
+    """Make pairs of numbers tuples, which the toolboxes insist on for sizes."""
     if isinstance(node, dict):
         return {key: _tuples(value) for key, value in node.items()}
     if isinstance(node, list):
-        numbers = len(node) > 1 and all(isinstance(item, (int, float)) for item in node)
-        return tuple(node) if numbers else [_tuples(item) for item in node]
+        pair = len(node) == 2 and all(isinstance(item, (int, float)) for item in node)
+        return tuple(node) if pair else [_tuples(item) for item in node]
     return node
 
 
@@ -169,24 +182,47 @@ def data_config(data: Data, share: int, endless: bool) -> dict[str, Any]:
     train, val = out["train_dataloader"], out["val_dataloader"]
     train.batch_size = share
     train.sampler = {"type": "InfiniteSampler" if endless else "DefaultSampler", "shuffle": True}
-    for loader, changes, pipeline in ((train, data.train, data.train_pipeline), (val, data.eval, data.eval_pipeline)):
+    evaluated = _innermost(val.dataset)
+    there = evaluated.data_root, evaluated.get("ann_file")
+    for loader, changes in ((train, data.train), (val, data.eval)):
         loader.num_workers = data.workers
         loader.persistent_workers = data.workers > 0
-        loader.dataset.data_root = data.root
-        loader.dataset.update(_tuples(changes))
+        dataset = _innermost(loader.dataset)
+        dataset.data_root = data.root
+        dataset.update(_tuples(changes))
         if data.classes is not None:
-            loader.dataset.metainfo = {"classes": tuple(data.classes)}
-        if pipeline is not None:
-            loader.dataset.pipeline = _tuples(pipeline)
+            dataset.metainfo = {"classes": tuple(data.classes)}
+    if data.train_transforms is not None:
+        dataset = _innermost(train.dataset)
+        loading = [step for step in dataset.pipeline if step.type.startswith("Load")]
+        dataset.pipeline = [*loading, *_tuples(data.train_transforms), dataset.pipeline[-1]]
+    if data.eval_pipeline is not None:
+        evaluated.pipeline = _tuples(data.eval_pipeline)
     evaluators = out["val_evaluator"]
     for evaluator in evaluators if isinstance(evaluators, list) else [evaluators]:
-        if "ann_file" in evaluator:
-            evaluator.ann_file = str(Path(data.root) / val.dataset.ann_file)
-        if "seg_prefix" in evaluator:
-            evaluator.seg_prefix = str(Path(data.root) / val.dataset.data_prefix.seg)
+        for key in {"ann_file", "seg_prefix"} & evaluator.keys():
+            evaluator[key] = _moved(evaluator[key], key, there, evaluated)
         if data.metrics is not None and "metric" in evaluator:
             evaluator.metric = data.metrics
     return out | {"test_dataloader": val, "test_evaluator": evaluators}
+
+
+def _innermost(dataset: Config) -> Config:
+    """Return the data set that others (repeated, joined) are made of."""
+    while "dataset" in dataset:
+        dataset = dataset.dataset
+    return dataset
+
+
+def _moved(path: str, key: str, there: tuple[str, str | None], dataset: Config) -> str:
+    """Return an evaluator's path: that of `dataset`'s own file or folder, or the same place below its root."""
+    root, annotations = there
+    inside = path.removeprefix(root)
+    if key == "ann_file" and inside == annotations:
+        inside = dataset.ann_file
+    if key == "seg_prefix":
+        inside = dataset.data_prefix.get("seg", inside)
+    return str(Path(dataset.data_root) / inside)
 
 
 def loop_config(schedule: Schedule, evaluate_every: int, steps: int) -> dict[str, Any]:

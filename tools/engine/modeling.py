@@ -25,11 +25,13 @@ def check_model_name(name: str) -> None:
     if not is_model(base):
         raise unknown("model", name, timm.list_models())
     if tag:
-        tags = [full.partition(".")[2] for full in timm.list_pretrained(f"{base}.*")]
-        if tag not in tags:
+        try:
+            get_pretrained_cfg(name)  # also of weights that can only be fetched by hand, which timm does not list
+        except RuntimeError as error:
+            tags = [full.partition(".")[2] for full in timm.list_pretrained(f"{base}.*")]
             raise (
                 unknown(f"pretrained tag of {base}", tag, tags) if tags else UserError(f"{base} has no pretrained tags")
-            )
+            ) from error
 
 
 def create_model(model: Model, num_classes: int | None) -> torch.nn.Module:
