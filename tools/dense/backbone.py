@@ -159,7 +159,8 @@ class Backbone(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """[B, 3, H, W] -> one map [B, C, h, w] for each of `out_indices`."""
-        return tuple(norm(feature) for norm, feature in zip(self.norms, self.body(x), strict=True))
+        # mmcv's operators (RoIAlign) read any memory as contiguous NCHW, whatever its strides say.
+        return tuple(norm(feature).contiguous() for norm, feature in zip(self.norms, self.body(x), strict=True))
 
 
 def _create(name: str, options: dict[str, Any]) -> nn.Module:
