@@ -16,6 +16,7 @@ from .downsample import ConvDownsample, PatchDownsample, PatchMerging
 from .focal_modulation import FocalModulation
 from .global_attention import GlobalAttention
 from .hilo import HiLo
+from .initialization import fan_out_normal_
 from .large_kernel_attention import LargeKernelAttention
 from .neighborhood import NeighborhoodAttention
 from .norm import BatchNorm

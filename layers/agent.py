@@ -75,7 +75,8 @@ class AgentCore(AttentionCore):
         own = getattr(self, name, None)
         if name not in ("ah_bias", "aw_bias", "ha_bias", "wa_bias") or own.shape == table.shape:
             return table
-        return _to_tables(_to_maps(name, table, own.shape[2:4]), name)
+        size = own.shape[3:] if name.startswith("a") else own.shape[2:4]
+        return _to_tables(_to_maps(name, table, size), name)
 
     def set_grid(self, grid: tuple[int, int], key_grid: tuple[int, int] | None = None) -> None:
         key_grid = grid if key_grid is None else key_grid

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from timm.layers import ClassifierHead, trunc_normal_
-from timm.models import build_model_with_cfg, resolve_pretrained_cfg
+from timm.models import build_model_with_cfg, load_state_dict, resolve_pretrained_cfg
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
@@ -161,9 +161,18 @@ def _init_linear(module: nn.Module) -> None:
 
 
 def build_backbone(
-    cls: type[Backbone], variant: str, pretrained: bool, filter_fn: Callable[..., dict], **kwargs: Any
+    cls: type[Backbone],
+    variant: str,
+    pretrained: bool,
+    filter_fn: Callable[..., dict],
+    averaged: bool = True,
+    **kwargs: Any,
 ) -> nn.Module:
     """Build a registered model through timm, with features from `forward_intermediates` when `features_only`.
+
+    Args:
+        averaged: take the averaged weights of a file that holds those and the trained ones; what is published of a
+            family says which were evaluated.
 
     Raises:
         FileNotFoundError: the weight file named in `pretrained_cfg_overlay` does not exist.
@@ -177,15 +186,19 @@ def build_backbone(
     feature_cls = kwargs.get("feature_cls", "getter")
     if kwargs.get("features_only") and cls.output_fmt == "NLC" and feature_cls not in ("getter", "fx"):
         raise ValueError(f"feature_cls={feature_cls!r} must be 'getter' or 'fx' for {variant}, which has a class token")
-    file = (kwargs.get("pretrained_cfg_overlay") or {}).get("file") if pretrained else None
+    overlay = kwargs.pop("pretrained_cfg_overlay", None) or {}
+    file = overlay.get("file") if pretrained else None
     if file and not os.path.isfile(file):
         raise FileNotFoundError(f"no checkpoint file {str(file)!r} to load into {variant}")
     try:
         with readable():
-            return build_model_with_cfg(
+            if file and not averaged:
+                overlay = {**overlay, "state_dict": load_state_dict(file, use_ema=False)}
+            model = build_model_with_cfg(
                 cls,
                 variant,
                 pretrained,
+                pretrained_cfg_overlay=overlay,
                 pretrained_filter_fn=filter_fn,
                 feature_cfg={"out_indices": cls.feature_indices, "feature_cls": "getter", "flatten_sequential": True},
                 **kwargs,
@@ -194,3 +207,6 @@ def build_backbone(
         if file:
             raise ValueError(f"cannot build {variant} with the checkpoint {str(file)!r}: {error}") from error
         raise
+    for part in (model, getattr(model, "model", model)):
+        part.pretrained_cfg.pop("state_dict", None)
+    return model

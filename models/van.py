@@ -4,7 +4,6 @@ Guo et al., "Visual Attention Network", arXiv 2202.09741. Weights and configurat
 Visual-Attention-Network/VAN-Classification.
 """
 
-import math
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 from timm.models import generate_default_cfgs, register_model
 from torch import nn
 
-from ..layers import BatchNorm, ConvMLP, PatchDownsample, PatchStem, build_mixer
+from ..layers import BatchNorm, ConvMLP, PatchDownsample, PatchStem, build_mixer, fan_out_normal_
 from .backbone import build_backbone
 from .pyramid import Pyramid
 from .van_checkpoint import HUGGING_FACE, OPENMMLAB, cfg, checkpoint_filter_fn, in22k_cfg, in_folder
@@ -70,15 +69,10 @@ class VAN(Pyramid):
             **kwargs,
         )
         for part in (self.stem, self.stages):
-            part.apply(_init_convolution)
-
-
-def _init_convolution(module: nn.Module) -> None:
-    """Initialise as the official code does its convolutions, of which our linear layers are the pointwise ones."""
-    if isinstance(module, (nn.Conv2d, nn.Linear)):
-        fan_out = module.weight[:, 0].numel() // getattr(module, "groups", 1)
-        nn.init.normal_(module.weight, std=math.sqrt(2 / fan_out))
-        nn.init.zeros_(module.bias)
+            for module in part.modules():
+                # The official model's convolutions, of which our linear layers are the pointwise ones.
+                if isinstance(module, (nn.Conv2d, nn.Linear)):
+                    fan_out_normal_(module)
 
 
 def _van(variant: str, pretrained: bool, kwargs: dict[str, Any], **config: Any) -> nn.Module:

@@ -3,14 +3,13 @@
 Wang et al., "PVT v2", arXiv 2106.13797, as FLatten builds it.
 """
 
-import math
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 from torch import nn
 
-from ...layers import ConvMLP, PatchDownsample, PatchStem
+from ...layers import ConvMLP, PatchDownsample, PatchStem, fan_out_normal_
 from .pvt import LARGE, MEDIUM, PVT, SMALL, TINY
 
 B0 = {**TINY, "embed_dims": (32, 64, 160, 256)}
@@ -23,7 +22,9 @@ class PVTv2(PVT):
     def __init__(self, mixer: str, **kwargs: Any):
         super().__init__(mixer, **kwargs)
         for part in (self.stem, self.stages):
-            part.apply(_init_convolution)
+            for module in part.modules():
+                if isinstance(module, nn.Conv2d):
+                    fan_out_normal_(module)
 
     def parts(self, mlp_ratios: Sequence[float], grids: Sequence[tuple[int, int]], drop: float) -> dict[str, Any]:
         """Return what surrounds the mixers, as `Pyramid` takes it; nothing here depends on the grids."""
@@ -35,9 +36,3 @@ class PVTv2(PVT):
             # The last stage's norm is the one before the head.
             "final_norm": lambda dim: nn.Identity(),
         }
-
-
-def _init_convolution(module: nn.Module) -> None:
-    if isinstance(module, nn.Conv2d) and not module.weight.is_meta:
-        nn.init.normal_(module.weight, std=math.sqrt(2 / module.weight[:, 0].numel()))
-        nn.init.zeros_(module.bias)
