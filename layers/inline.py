@@ -4,6 +4,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..kernels.linear import linear_attention
+from ..kernels.linear.feature_maps import FEATURE_MAPS
 from .attention_core import AttentionCore, add_map, as_map
 
 
@@ -15,6 +16,9 @@ class InLineCore(AttentionCore):
 
     Args:
         feature_map: name of the feature map of queries and keys among `kernels.linear.feature_maps`.
+
+    Raises:
+        ValueError: there is no such feature map.
 
     Source: arXiv 2412.06590; LeapLabTHU/InLine.
     """
@@ -31,6 +35,8 @@ class InLineCore(AttentionCore):
         feature_map: str = "identity",
     ):
         super().__init__(dim, num_heads)
+        if feature_map not in FEATURE_MAPS:
+            raise ValueError(f"feature_map={feature_map!r} is unknown; valid: {', '.join(FEATURE_MAPS)}")
         self.feature_map = feature_map
         self.residual = nn.Sequential(
             nn.Conv1d(dim, dim, 1, groups=num_heads), nn.GELU(), nn.Conv1d(dim, 9 * dim, 1, groups=num_heads)

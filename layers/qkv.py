@@ -99,8 +99,7 @@ class QKVReducedMixer(nn.Module):
         proj_drop: float = 0.0,
     ):
         super().__init__()
-        if sr_ratio < 1:
-            raise ValueError(f"sr_ratio={sr_ratio} must be at least 1")
+        _check_ratio(sr_ratio)
         dim = core.dim
         self.sr_ratio = sr_ratio
         self.pool = pool
@@ -138,8 +137,14 @@ class QKVReducedMixer(nn.Module):
         return self.proj_drop(self.proj(out)).view(x.shape)
 
 
+def _check_ratio(sr_ratio: int) -> None:
+    if sr_ratio < 1:
+        raise ValueError(f"sr_ratio={sr_ratio} must be at least 1")
+
+
 def _reduced(grid: tuple[int, int], sr_ratio: int, pool: int | None) -> tuple[int, int]:
     """Return the size of the keys' map."""
+    _check_ratio(sr_ratio)
     return to_2tuple(pool) if pool else tuple(max(size // sr_ratio, 1) for size in grid)
 
 
