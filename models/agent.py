@@ -33,17 +33,22 @@ def _agent(
     agent_num: int | Sequence[int] = 49,
     **config: Any,
 ) -> nn.Module:
-    """Build on a host with `agent_num` agents, one number or one for each stage.
+    """Build on a host with `agent_num` agents, one number or one for each stage, which the caller of timm may override.
 
-    A pyramid takes `agent_grids` too, the rows and columns of agents of each stage. Detection and segmentation
+    The caller may also give `agent_grids`, rows and columns of the agents, in the same way. Detection and segmentation
     backbones have more than classifiers, e.g. the official PVTs ((12, 12), (16, 16), (28, 28), (28, 28)).
+
+    Raises:
+        ValueError: there are grids of more or fewer stages than numbers.
     """
-    grids = kwargs.pop("agent_grids", None)
+    agent_num, grids = kwargs.pop("agent_num", agent_num), kwargs.pop("agent_grids", None)
     if isinstance(agent_num, int):
-        options = {"agent_num": agent_num}
+        options = {"agent_num": agent_num, "agent_grid": grids}
     else:
-        pairs = zip(agent_num, grids or (None,) * len(agent_num), strict=True)
-        options = [{"agent_num": number, "agent_grid": grid} for number, grid in pairs]
+        grids = grids or [None] * len(agent_num)
+        if len(grids) != len(agent_num):
+            raise ValueError(f"agent_grids={grids} must be one pair for each stage of agent_num={tuple(agent_num)}")
+        options = [{"agent_num": number, "agent_grid": grid} for number, grid in zip(agent_num, grids, strict=True)]
     return leaplab.build(host, variant, pretrained, kwargs, mixer="agent", mixer_options=options, **config)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
+from timm.layers import to_2tuple
 from torch import nn
 
 from ...layers import ConvMLP, PatchDownsample, PatchStem, fan_out_normal_
@@ -36,3 +37,8 @@ class PVTv2(PVT):
             # The last stage's norm is the one before the head.
             "final_norm": lambda dim: nn.Identity(),
         }
+
+    @staticmethod
+    def grids(img_size: int | tuple[int, int], stages: int) -> list[tuple[int, int]]:
+        """Return the map size (H, W) of each stage; overlapping patches round it up."""
+        return [tuple(-(-size // (4 * 2**stage)) for size in to_2tuple(img_size)) for stage in range(stages)]

@@ -119,7 +119,9 @@ def test_bad_options_of_stages(options, message):
         PVT("agent", **options)
 
 
-@pytest.mark.parametrize("name", ["agent_deit_tiny", "agent_pvt_tiny", "flatten_pvt_tiny", "inline_pvt_nano"])
+@pytest.mark.parametrize(
+    "name", ["agent_deit_tiny", "agent_pvt_tiny", "flatten_pvt_tiny", "flatten_pvt_v2_b0", "inline_pvt_nano"]
+)
 def test_other_sizes_need_no_rebuilding(name):
     """What a model computes at another size is what it computes after its tables are resampled for that size."""
     model = randomise(timm.create_model(name, num_classes=10).double())

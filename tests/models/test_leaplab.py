@@ -73,6 +73,19 @@ def test_agents():
     assert [stage.blocks[0].mixer.core.agent_grid for stage in pvt.stages] == [(3, 3), (4, 4), (7, 7), (7, 7)]
 
 
+def test_other_agents():
+    """Numbers and grids of agents are open to the caller; the tables belong to the numbers."""
+    options = {"agent_num": (4, 4, 9, 9), "agent_grids": ((5, 4), (4, 4), (3, 3), (2, 6)), "num_classes": 0}
+    model = timm.create_model("agent_pvt_tiny", **options)
+    cores = [stage.blocks[0].mixer.core for stage in model.stages]
+    assert [core.agent_grid for core in cores] == [(5, 4), (4, 4), (3, 3), (2, 6)]
+    assert [len(core.an_bias[0]) for core in cores] == [4, 4, 9, 9]
+    assert model(torch.randn(1, 3, 96, 70)).isfinite().all()
+    assert timm.create_model("agent_deit_nano", agent_grids=(3, 5)).blocks[0].mixer.core.agent_grid == (3, 5)
+    with pytest.raises(ValueError, match=r"agent_grids=\(\(5, 4\),\) must be one pair for each stage of agent_num="):
+        timm.create_model("agent_pvt_tiny", agent_grids=((5, 4),))
+
+
 def test_preprocessing():
     """Images are warped to a square of 256 / 224 of the input size, of which the centre is taken."""
     for name, size in {"flatten_pvt_tiny": 224, "agent_pvt_medium_256": 256, "inline_deit_base": 448}.items():
