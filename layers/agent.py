@@ -129,8 +129,8 @@ class AgentCore(AttentionCore):
             return out
         values = as_map(v, key_grid, num_prefix_tokens)
         if tuple(key_grid) != tuple(grid):
-            values = F.interpolate(values, size=grid, mode="bilinear", align_corners=False)
-        return add_map(out, self.dwc(values), num_prefix_tokens)
+            values = resize_map(values, grid)
+        return add_map(out, self.dwc(values).permute(0, 2, 3, 1), num_prefix_tokens)
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, agent_grid={self.agent_grid}"

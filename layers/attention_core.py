@@ -51,8 +51,8 @@ def as_map(tokens: Tensor, grid: tuple[int, int], num_prefix_tokens: int = 0) ->
 
 
 def add_map(tokens: Tensor, local: Tensor, num_prefix_tokens: int = 0) -> Tensor:
-    """Add an NCHW map to the tokens behind the prefix."""
-    local = local.permute(0, 2, 3, 1).flatten(1, 2)
+    """Add a channels-last map to the tokens behind the prefix."""
+    local = local.flatten(1, 2)
     if not num_prefix_tokens:
         return tokens + local
     return tokens + nn.functional.pad(local, (0, 0, num_prefix_tokens, 0))

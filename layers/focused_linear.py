@@ -96,4 +96,4 @@ class FocusedLinearCore(AttentionCore):
             padding=self.dwc.padding,
             groups=self.dim,
         )
-        return add_map(out, local, num_prefix_tokens)
+        return add_map(out, local.permute(0, 2, 3, 1), num_prefix_tokens)

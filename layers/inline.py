@@ -1,11 +1,12 @@
 """InLine attention: the core of "Bridging the Divide"."""
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..kernels.dynamic_depthwise import dynamic_depthwise_conv2d
 from ..kernels.linear import linear_attention
 from ..kernels.linear.feature_maps import FEATURE_MAPS
-from .attention_core import AttentionCore, add_map, as_map
+from .attention_core import AttentionCore, add_map
+from .position import resize_map
 
 
 class InLineCore(AttentionCore):
@@ -63,9 +64,8 @@ class InLineCore(AttentionCore):
             scale=(self.dim // self.num_heads) ** -0.5,
             mean=True,
         ).flatten(-2)
-        values = as_map(v, grid if key_grid is None else key_grid, num_prefix_tokens)
+        values = v[:, num_prefix_tokens:].unflatten(1, grid if key_grid is None else key_grid)
         if key_grid is not None and tuple(key_grid) != tuple(grid):
-            values = F.interpolate(values, size=grid, mode="bilinear", align_corners=False)
-        kernels = self.residual(mean.unsqueeze(-1)).reshape(-1, 1, 3, 3)
-        local = F.conv2d(values.flatten(0, 1).unsqueeze(0), kernels, padding=1, groups=kernels.shape[0])
-        return add_map(out, local.view(values.shape), num_prefix_tokens)
+            values = resize_map(values.permute(0, 3, 1, 2), grid).permute(0, 2, 3, 1)
+        kernels = self.residual(mean.unsqueeze(-1)).reshape(-1, self.dim, 3, 3)
+        return add_map(out, dynamic_depthwise_conv2d(values, kernels), num_prefix_tokens)

@@ -5,6 +5,9 @@ import torch.nn.functional as F
 from timm.layers import trunc_normal_
 from torch import Tensor, nn
 
+from ..kernels import autocast
+from ..kernels.precision import widen
+
 
 def resize_bias_table(table: Tensor, size: tuple[int, int]) -> Tensor:
     """Resample a relative position bias table [heads, 2a-1, 2b-1] bicubically to [heads, *size], keeping its centre.
@@ -52,11 +55,29 @@ class PositionTable(nn.Module):
 
 def resize_codes(table: Tensor, size: tuple[int, int], mode: str) -> Tensor:
     """Resample a table of codes [H, W, C] to [*size, C]; the same table comes back where the size is unchanged."""
+    if tuple(table.shape[:2]) == tuple(size):
+        return table
     return resize_map(table.permute(2, 0, 1)[None], size, mode)[0].permute(1, 2, 0)
 
 
 def resize_map(maps: Tensor, size: tuple[int, int], mode: str = "bilinear") -> Tensor:
-    """Resample maps [A, B, H, W] to [A, B, *size], corners not aligned; the same maps where the size is unchanged."""
+    """Resample maps [A, B, H, W] to [A, B, *size] in at least float32, corners not aligned.
+
+    The same maps come back where the size is unchanged. It is torch's interpolation, done as two matrix products: on a
+    CPU they take a fraction of its time, and on a GPU their gradient is deterministic.
+    """
     if tuple(maps.shape[-2:]) == tuple(size):
         return maps
-    return F.interpolate(maps, size=tuple(size), mode=mode, align_corners=False)
+    with autocast.off(maps):
+        wide = widen(maps)
+        rows, columns = (_resampling(*lengths, mode, wide) for lengths in zip(maps.shape[-2:], size, strict=True))
+        # Channels, the second axis, are last in memory, for the tables and for the maps of tokens.
+        wide = torch.einsum("ph,abhw->apwb", rows, wide)
+        wide = torch.einsum("qw,apwb->apqb", columns, wide)
+    return wide.to(maps.dtype).permute(0, 3, 1, 2)
+
+
+def _resampling(length: int, size: int, mode: str, like: Tensor) -> Tensor:
+    """Return the matrix [size, length] that resamples a line."""
+    lines = torch.eye(length, dtype=like.dtype, device=like.device).view(1, length, length, 1)
+    return F.interpolate(lines, size=(size, 1), mode=mode, align_corners=False)[0, :, :, 0].mT

@@ -247,13 +247,14 @@ def test_the_shell_follows_the_reduction():
 
 @pytest.mark.parametrize("name", ["focused_linear", "agent", "inline"])
 def test_operations_grow_linearly_with_tokens(name):
+    """Maps of stage 1 at 224, 448 and 896, all of another size than the tables."""
     flops = []
     with torch.device("meta"):
-        mixer = build_mixer(name, 64, 2, grid=56)
+        mixer = build_mixer(name, 64, 2, grid=28)
         for side in (56, 112, 224):
             with FlopCounterMode(display=False) as counter:
                 mixer(torch.empty(1, side, side, 64))
             flops.append(counter.get_total_flops())
-    # The kernel that InLine predicts costs the same for any map.
-    assert 3.9 * flops[0] < flops[1] <= 4 * flops[0]
-    assert 3.9 * flops[1] < flops[2] <= 4 * flops[1]
+    # The kernel that InLine predicts costs the same for any map, resampling the rows of a table grows with the side.
+    assert 3.8 * flops[0] < flops[1] < 4.1 * flops[0]
+    assert 3.8 * flops[1] < flops[2] < 4.1 * flops[1]

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from saccade.layers import (
@@ -14,6 +15,7 @@ from saccade.layers import (
     PatchStem,
     build_mixer,
 )
+from saccade.layers.position import resize_map
 
 
 @pytest.mark.parametrize("size", [(1, 1), (4, 4), (5, 8), (31, 17)])
@@ -83,3 +85,17 @@ def test_every_mixer_keeps_the_map():
 def test_unknown_mixer():
     with pytest.raises(ValueError, match=r"mixer 'nope' is unknown; there are .*neighborhood_attention"):
         build_mixer("nope", 16, 2)
+
+
+@pytest.mark.parametrize("mode", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("size", [(1, 1), (3, 9), (5, 4), (14, 2), (7, 7)])
+def test_resampling_is_torchs(size, mode):
+    maps = torch.randn(2, 3, 5, 4, dtype=torch.float64, requires_grad=True)
+    out = resize_map(maps, size, mode)
+    truth = F.interpolate(maps, size=size, mode=mode, align_corners=False)
+    torch.testing.assert_close(out, truth)
+    gradients = [torch.autograd.grad(x.square().sum(), maps)[0] for x in (out, truth)]
+    torch.testing.assert_close(*gradients)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(resize_map(maps, size, mode), out)
+    assert resize_map(maps, (5, 4)) is maps
