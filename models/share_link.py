@@ -31,6 +31,6 @@ def fetch(url: str, variant: str) -> str:
             raise RuntimeError(
                 f"cannot download the weights of {variant} ({error}): open {page} in a browser, save the file, and "
                 f"load it with timm.create_model({variant!r}, pretrained=True, pretrained_cfg_overlay=dict(file=FILE)) "
-                "or, in a recipe, with model.weights=FILE"
+                f"or saccade evaluate classification/{variant}_in1k model.weights=FILE data.root=FOLDER"
             ) from error
     return str(path)

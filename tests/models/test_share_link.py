@@ -67,7 +67,7 @@ def test_share_link(share, monkeypatch):
 def test_share_link_without_the_file(what, share, tmp_path):
     address, name, _ = share
     overlay = {"url": f"{address}/{what}/?dl=1"}
-    message = rf"open {address}/{what}/ in a browser, .*pretrained_cfg_overlay=dict\(file=FILE\).* model\.weights=FILE"
+    message = rf"open {address}/{what}/ in a browser, .*pretrained_cfg_overlay=dict\(file=FILE\).* model\.weights=FILE "
     with pytest.raises(RuntimeError, match=f"cannot download the weights of {name} .*{message}"):
         timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay)
     assert not list((tmp_path / "cache").rglob("*.pth"))
