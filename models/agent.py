@@ -2,6 +2,10 @@
 
 Han et al., "Agent Attention: On the Integration of Softmax and Linear Attention", arXiv 2312.08874. Weights and
 configurations of LeapLabTHU/Agent-Attention.
+
+All models take `agent_num`, the number of agents, and `agent_grids`, their rows and columns; pyramids one of each for
+every stage. Detection and segmentation backbones have more agents than classifiers, with the same weights: the official
+PVTs are `features_only=True, agent_grids=((12, 12), (16, 16), (28, 28), (28, 28))`.
 """
 
 from collections.abc import Sequence
@@ -33,10 +37,7 @@ def _agent(
     agent_num: int | Sequence[int] = 49,
     **config: Any,
 ) -> nn.Module:
-    """Build on a host with `agent_num` agents, one number or one for each stage, which the caller of timm may override.
-
-    The caller may also give `agent_grids`, rows and columns of the agents, in the same way. Detection and segmentation
-    backbones have more than classifiers, e.g. the official PVTs ((12, 12), (16, 16), (28, 28), (28, 28)).
+    """Build on a host with `agent_num` agents, or what the caller of timm says.
 
     Raises:
         ValueError: there are grids of more or fewer stages than numbers.
