@@ -50,7 +50,7 @@ def build(cls: type[Backbone], variant: str, pretrained: bool, kwargs: dict[str,
     """
     overlay = kwargs.get("pretrained_cfg_overlay") or {}
     found = resolve_pretrained_cfg(variant, kwargs.get("pretrained_cfg"), overlay)
-    if pretrained and is_share_link(found.url) and not found.file:
+    if pretrained and is_share_link(found.url) and not (found.file or found.state_dict):
         kwargs = {**kwargs, "pretrained_cfg_overlay": {**overlay, "file": fetch(found.url, variant)}}
     return build_backbone(cls, variant, pretrained, checkpoint_filter_fn, **{**config, **kwargs})
 

@@ -71,3 +71,11 @@ def test_share_link_without_the_file(what, share, tmp_path):
     with pytest.raises(RuntimeError, match=f"cannot download the weights of {name} .*{message}"):
         timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay)
     assert not list((tmp_path / "cache").rglob("*.pth"))
+
+
+def test_a_given_state_dict_needs_no_link(share):
+    address, name, state = share
+    overlay = {"url": f"{address}/gone/?dl=1", "state_dict": state}
+    model = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay)
+    assert torch.equal(model.head.fc.weight, state["head.weight"])
+    assert "state_dict" not in model.pretrained_cfg
