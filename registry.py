@@ -3,6 +3,8 @@
 mmengine imports this module by itself when a config names such a type, so a config needs no `custom_imports`.
 """
 
+from importlib.util import find_spec
+
 from mmengine.registry import MODELS as ALL_MODELS
 from mmengine.registry import Registry
 
@@ -10,3 +12,8 @@ from .tools.dense.backbone import Backbone
 
 MODELS = Registry("model", parent=ALL_MODELS, scope="saccade")
 MODELS.register_module(module=Backbone)
+
+if find_spec("mmdet") is not None:
+    from .tools.dense.roi_extractor import SingleRoIExtractor
+
+    MODELS.register_module(module=SingleRoIExtractor)

@@ -2,6 +2,7 @@
 
     saccade benchmark kernels op=neighborhood     every row of kernels/neighborhood/NOTES.md
     saccade benchmark models                      nat_tiny beside timm's swin_tiny
+    saccade benchmark dense                       training detectors and segmentors (needs mmdet and mmseg)
 
 `out=DIR` (default `benchmarks`) receives `<name>.json`, with the versions, and `<name>.png`. A CPU gets reduced sizes.
 """
@@ -14,6 +15,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from pathlib import Path
 
 import timm
@@ -146,7 +148,7 @@ def model_rows(device: torch.device) -> Iterator[dict]:
             with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16):
                 return step(images)
 
-        row["infer_images_per_s"] = infer_batch / _throughput(infer, cuda)
+        row["infer_images_per_s"] = infer_batch / call_seconds(infer, cuda)
         model.train()
         images = images[:train_batch]
         labels = torch.randint(0, 1000, (train_batch,), device=device)
@@ -161,13 +163,13 @@ def model_rows(device: torch.device) -> Iterator[dict]:
 
         if cuda:
             torch.cuda.reset_peak_memory_stats()
-        row["train_images_per_s"] = train_batch / _throughput(train, cuda)
+        row["train_images_per_s"] = train_batch / call_seconds(train, cuda)
         row["train_peak_GiB"] = torch.cuda.max_memory_allocated() / 2**30 if cuda else None
         del model, step, optimizer
         yield row
 
 
-def _throughput(function: Callable[[], object], cuda: bool) -> float:
+def call_seconds(function: Callable[[], object], cuda: bool) -> float:
     """Return the median seconds of a call after warming up."""
     warm, repeats = (5, 20) if cuda else (1, 3)
     for _ in range(warm):
@@ -221,10 +223,21 @@ def show(row: dict) -> str:
     return "  ".join((f"{row['case']:50}", f"{row['implementation']:30}", *figures, row.get("error", "")))
 
 
+def write_rows(name: str, rows: list[dict], folder: Path, device: torch.device) -> None:
+    """Write the rows with what they depend on, and the picture of them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    about = environment(device)
+    (folder / f"{name}.json").write_text(json.dumps({"environment": about, "rows": rows}, indent=1) + "\n")
+    draw(rows, folder / f"{name}.png", f"{name}, {about['device']}, {about['date']}")
+    print(f"wrote {folder / name}.json and .png")
+
+
 def main(words: list[str]) -> None:
+    if words[:1] == ["dense"]:
+        return import_module(".dense.benchmark", __package__).main(words[1:])
     if not words or "=" in words[0]:
-        raise UserError("saccade benchmark needs a subject: kernels op=neighborhood, or models")
-    subject, settings = check_choice("subject", words[0], ("kernels", "models")), {"out": "benchmarks"}
+        raise UserError("saccade benchmark needs a subject: kernels op=neighborhood, models, or dense")
+    subject, settings = check_choice("subject", words[0], ("kernels", "models", "dense")), {"out": "benchmarks"}
     if subject == "kernels":
         settings["op"] = "neighborhood"
     for word in words[1:]:
@@ -238,9 +251,4 @@ def main(words: list[str]) -> None:
     for row in neighborhood_rows(device) if subject == "kernels" else model_rows(device):
         rows.append(row)
         print(show(row), flush=True)
-    folder = Path(settings["out"])
-    folder.mkdir(parents=True, exist_ok=True)
-    about = environment(device)
-    (folder / f"{name}.json").write_text(json.dumps({"environment": about, "rows": rows}, indent=1) + "\n")
-    draw(rows, folder / f"{name}.png", f"{name}, {about['device']}, {about['date']}")
-    print(f"wrote {folder / name}.json and .png")
+    write_rows(name, rows, Path(settings["out"]), device)

@@ -68,6 +68,7 @@ class Backbone(nn.Module):
             kwargs["drop_path_rate"] = drop_path_rate
         own_norms = name.split(".")[0] in list_models() and out_norms is not False
         self._options = {**kwargs, "out_norms": out_norms} if own_norms else kwargs
+        self._ways: Sequence[dict[str, Any]] = WAYS
         self.body = self._build(out_indices)
         taken = self.body.feature_info.out_indices
         if out_indices is None:
@@ -101,7 +102,8 @@ class Backbone(nn.Module):
         if out_indices is not None:
             options["out_indices"] = tuple(out_indices)
         try:
-            return _create(self.name, options)
+            body, self._ways = _create(self.name, options, self._ways)
+            return body
         except (TypeError, ValueError, AssertionError, IndexError, AttributeError, RuntimeError, OSError) as error:
             said = f"pretrained={self.pretrained}" if weights else f"out_indices={out_indices}, {self._options}"
             raise UserError(f"name={self.name}, {said}: {brief(error.__cause__ or error)}") from error
@@ -163,9 +165,11 @@ class Backbone(nn.Module):
         return tuple(norm(feature).contiguous() for norm, feature in zip(self.norms, self.body(x), strict=True))
 
 
-def _create(name: str, options: dict[str, Any]) -> nn.Module:
-    """Build with the first of the `WAYS` that the model knows."""
-    for way in WAYS:
+def _create(
+    name: str, options: dict[str, Any], ways: Sequence[dict[str, Any]]
+) -> tuple[nn.Module, Sequence[dict[str, Any]]]:
+    """Build in the first of `ways` that the model knows; return that way too."""
+    for way in ways:
         try:
             body = timm.create_model(name, **way, **options)
         except TypeError as error:
@@ -173,7 +177,7 @@ def _create(name: str, options: dict[str, Any]) -> nn.Module:
                 continue
             raise
         if "feature_cls" not in way or hasattr(body.model, "forward_intermediates"):
-            return body
+            return body, [way]
     raise ValueError("the model has no features")
 
 

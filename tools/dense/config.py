@@ -94,6 +94,7 @@ def model_config(settings: Settings, sync_norms: bool = True) -> dict[str, Any]:
     if settings.data.size is not None:
         padding = model.data_preprocessor.get("batch_augments") or [model.data_preprocessor]
         padding[0].size = tuple(settings.data.size)
+    _replace(model, "type", "saccade.SingleRoIExtractor", only="SingleRoIExtractor")
     if not sync_norms:
         _replace(model, "type", "BN", only="SyncBN")
     return model
