@@ -7,6 +7,8 @@ import pytest
 import timm
 import torch
 
+import saccade  # noqa: F401  (registers the models)
+
 from ..fill import load_golden, official_state
 
 
