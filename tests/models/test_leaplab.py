@@ -203,6 +203,16 @@ def test_fine_tuning_at_another_size(body, img_size, official, tmp_path):
         torch.testing.assert_close(other(x), native(x), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["agent_deit_nano", "inline_pvt_nano", "flatten_pvt_v2_b0"])
+def test_own_checkpoint_of_another_size(name, tmp_path):
+    """A model made for images that are not square saves tables that others can be resampled from."""
+    wide = timm.create_model(name, img_size=(64, 96))
+    loaded = load_file(name, tmp_path / "wide.pth", wide.state_dict(), num_classes=1000)
+    wide.set_input_size(loaded.pretrained_cfg["input_size"][1:])
+    for key, value in wide.state_dict().items():
+        torch.testing.assert_close(loaded.state_dict()[key], value)
+
+
 def test_resampling_rules(official, tmp_path):
     """As the official fine-tuning code has them: bicubic positions, class token's apart, linear rows and columns."""
     name, state = official["deit"]
