@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ..kernels.agent import agent_attention
 from .attention_core import AttentionCore, add_map, as_map
-from .position import resize_map
+from .position import pool_map, resize_map
 
 _LOCAL_TABLE = 7
 
@@ -118,8 +118,7 @@ class AgentCore(AttentionCore):
         prefix = (None, None)
         if num_prefix_tokens and hasattr(self, "ac_bias"):
             prefix = (self.ac_bias[0], self.ca_bias[0].mT)
-        agents = F.adaptive_avg_pool2d(as_map(q, grid, num_prefix_tokens), self.agent_grid)
-        agents = agents.permute(0, 2, 3, 1).flatten(1, 2)
+        agents = pool_map(q[:, num_prefix_tokens:].unflatten(1, grid), self.agent_grid).flatten(1, 2)
         agent_bias = self._bias(("an_bias", "ah_bias", "aw_bias"), prefix[0], key_grid, num_prefix_tokens)
         query_bias = self._bias(("na_bias", "ha_bias", "wa_bias"), prefix[1], grid, num_prefix_tokens)
         out = agent_attention(

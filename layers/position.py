@@ -77,6 +77,20 @@ def resize_map(maps: Tensor, size: tuple[int, int], mode: str = "bilinear") -> T
     return wide.to(maps.dtype).permute(0, 3, 1, 2)
 
 
+def pool_map(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """Average a channels-last map [B, H, W, C] over `size` bins, as torch's adaptive pooling does: [B, *size, C].
+
+    The bins overlap where `size` does not divide the map. Two matrix products, as in `resize_map`.
+    """
+    with autocast.off(x):
+        wide = widen(x)
+        rows, columns = (
+            F.adaptive_avg_pool1d(torch.eye(length, dtype=wide.dtype, device=x.device), bins).mT
+            for length, bins in zip(x.shape[1:3], size, strict=True)
+        )
+        return torch.einsum("ph,bhqc->bpqc", rows, torch.einsum("qw,bhwc->bhqc", columns, wide)).to(x.dtype)
+
+
 def _resampling(length: int, size: int, mode: str, like: Tensor) -> Tensor:
     """Return the matrix [size, length] that resamples a line."""
     lines = torch.eye(length, dtype=like.dtype, device=like.device).view(1, length, length, 1)

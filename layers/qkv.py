@@ -1,5 +1,6 @@
 """The projections around an attention core: cores by name, and the two shells that make token mixers of them."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch.nn.functional as F
@@ -45,6 +46,24 @@ def build_core(
     return CORES[name](dim, num_heads, grid, key_grid, num_prefix_tokens, **options)
 
 
+LARGE = 1 << 25
+"""Bytes beyond which a C library gives memory back to the system as soon as it is free."""
+
+
+def _project(linear: nn.Module, tokens: Tensor, parts: int) -> Sequence[Tensor]:
+    """Return the projection of tokens [B, N, C] in so many parts, [B, N, C] each.
+
+    A large one is made part by part: on a CPU, fetching new memory for all of it takes longer than the product itself.
+    Only where `linear` is what it looks like, and not hooked or replaced.
+    """
+    plain = type(linear) is nn.Linear and not (linear._forward_hooks or linear._forward_pre_hooks)
+    if not plain or parts * tokens.numel() * tokens.element_size() <= LARGE:
+        return linear(tokens).chunk(parts, -1)
+    biases = [None] * parts if linear.bias is None else linear.bias.chunk(parts)
+    weights = linear.weight.chunk(parts)
+    return [F.linear(tokens, weight, bias) for weight, bias in zip(weights, biases, strict=True)]
+
+
 class QKVMixer(nn.Module):
     """Token mixer of one projection to queries, keys and values, a core, and an output projection.
 
@@ -70,7 +89,7 @@ class QKVMixer(nn.Module):
 
     def forward(self, x: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
         tokens, grid = (x.flatten(1, 2), x.shape[1:3]) if grid is None else (x, grid)
-        q, k, v = self.qkv(tokens).chunk(3, -1)
+        q, k, v = _project(self.qkv, tokens, 3)
         mean = tokens.mean(1) if self.core.needs_mean else None
         out = self.core(q, k, v, grid, num_prefix_tokens=tokens.shape[1] - grid[0] * grid[1], mean=mean)
         return self.proj_drop(self.proj(out)).view(x.shape)
@@ -131,7 +150,7 @@ class QKVReducedMixer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         reduced = self._reduce(x)
         q = self.q(x).flatten(1, 2)
-        k, v = self.kv(reduced).flatten(1, 2).chunk(2, -1)
+        k, v = _project(self.kv, reduced.flatten(1, 2), 2)
         mean = x.mean((1, 2)) if self.core.needs_mean else None
         out = self.core(q, k, v, x.shape[1:3], reduced.shape[1:3], mean=mean)
         return self.proj_drop(self.proj(out)).view(x.shape)

@@ -75,6 +75,7 @@ class OperatorContract:
         ]
 
     def test_compile(self, problem):
+        torch._dynamo.reset()  # every problem is compiled from one lambda
         function, tensors = problem.positional(torch.float32)
         compiled = torch.compile(function, fullgraph=True, backend="aot_eager")
         results = [

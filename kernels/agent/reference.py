@@ -25,10 +25,26 @@ def _back(x: Tensor, like: Tensor) -> Tensor:
     return narrow(x.transpose(1, 2), like.dtype).contiguous()
 
 
-def _weights(q: Tensor, k: Tensor, bias: Tensor | None, scale: float) -> Tensor:
-    """Return the softmax over keys, [B, heads, N, M]."""
-    logits = torch.matmul(q * scale, k.mT)
-    return (logits if bias is None else logits.add_(bias)).softmax(-1)
+def _logits(means: Tensor, tokens: Tensor, bias: Tensor | None, scale: float) -> Tensor:
+    """Return the logits of agents and tokens, [B, heads, n, N]."""
+    logits = torch.matmul(means * scale, tokens.mT)
+    return logits if bias is None else logits.add_(bias)
+
+
+def _weights(
+    queries: Tensor,
+    keys: Tensor,
+    means: Tensor,
+    agent_bias: Tensor | None,
+    query_bias: Tensor | None,
+    scale: float,
+) -> tuple[Tensor, Tensor]:
+    """Return the weights of keys to agents, [B, heads, n, M], and of agents to queries, [B, heads, n, N].
+
+    Tokens are the last axis of both, because they are many: a softmax over a few agents reads memory in order.
+    """
+    gather = _logits(means, keys, agent_bias, scale).softmax(-1)
+    return gather, _logits(means, queries, None if query_bias is None else query_bias.mT, scale).softmax(-2)
 
 
 def forward(
@@ -36,15 +52,14 @@ def forward(
 ) -> Tensor:
     """Return the output [B, N, heads, E] in the dtype of v."""
     queries, keys, values, means = (_heads_first(x) for x in (q, k, v, agents))
-    gathered = torch.matmul(_weights(means, keys, agent_bias, scale), values)
-    return _back(torch.matmul(_weights(queries, means, query_bias, scale), gathered), v)
+    gather, read = _weights(queries, keys, means, agent_bias, query_bias, scale)
+    return _back(torch.matmul(read.mT, torch.matmul(gather, values)), v)
 
 
-def _gradients(weights: Tensor, values: Tensor, dout: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the gradients of the logits and of the values, given that of weights @ values."""
-    dweights = torch.matmul(dout, values.mT)
-    mean = (weights * dweights).sum(-1, keepdim=True)
-    return dweights.sub_(mean).mul_(weights), torch.matmul(weights.mT, dout)
+def _dlogits(weights: Tensor, dweights: Tensor, axis: int) -> Tensor:
+    """Return the gradient of the logits, given that of their softmax."""
+    mean = (weights * dweights).sum(axis, keepdim=True)
+    return dweights.sub_(mean).mul_(weights)
 
 
 def backward(
@@ -59,16 +74,16 @@ def backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None, Tensor | None]:
     """Return the gradients of q, k, v, agents and both biases, given that of the output; weights are computed again."""
     douts, queries, keys, values, means = (_heads_first(x) for x in (dout, q, k, v, agents))
-    gather = _weights(means, keys, agent_bias, scale)
-    gathered = torch.matmul(gather, values)
-    dread, dgathered = _gradients(_weights(queries, means, query_bias, scale), gathered, douts)
-    dgather, dvalues = _gradients(gather, values, dgathered)
-    dagents = (torch.matmul(dread.mT, queries) + torch.matmul(dgather, keys)).mul_(scale)
+    gather, read = _weights(queries, keys, means, agent_bias, query_bias, scale)
+    gathered, dgathered = torch.matmul(gather, values), torch.matmul(read, douts)
+    dread = _dlogits(read, torch.matmul(gathered, douts.mT), -2)
+    dgather = _dlogits(gather, torch.matmul(dgathered, values.mT), -1)
+    dagents = (torch.matmul(dread, queries) + torch.matmul(dgather, keys)).mul_(scale)
     return (
-        _back(torch.matmul(dread, means).mul_(scale), q),
+        _back(torch.matmul(dread.mT, means).mul_(scale), q),
         _back(torch.matmul(dgather.mT, means).mul_(scale), k),
-        _back(dvalues, v),
+        _back(torch.matmul(gather.mT, dgathered), v),
         _back(dagents, agents),
         None if agent_bias is None else narrow(dgather.sum(0), agent_bias.dtype),
-        None if query_bias is None else narrow(dread.sum(0), query_bias.dtype),
+        None if query_bias is None else narrow(dread.sum(0).mT, query_bias.dtype).contiguous(),
     )

@@ -1,5 +1,6 @@
 """Dynamic depthwise convolution sample by sample, so that torch's convolutions read channels-last maps as they are."""
 
+import torch
 from torch import Tensor
 
 from ..depthwise import blocked as depthwise
@@ -14,17 +15,26 @@ def unsupported(direction: str, x: Tensor, weight: Tensor) -> str | None:
 
 def forward(x: Tensor, weight: Tensor) -> Tensor:
     """Return the output [B, H, W, C] in the dtype of x."""
-    out = x.new_empty(x.shape)
-    for sample, kernels in enumerate(weight.unsqueeze(2)):
-        out[sample] = depthwise.forward(x[sample : sample + 1], kernels, None, UNDILATED)[0]
-    return out
+    parts = [
+        depthwise.forward(x[sample : sample + 1], kernels, None, UNDILATED)
+        for sample, kernels in enumerate(weight.unsqueeze(2))
+    ]
+    return _join(parts, x)
 
 
 def backward(dout: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     """Return the gradients of x and weight, given that of the output."""
-    dx, dweight = x.new_empty(x.shape), weight.new_empty(weight.shape)
+    dx, dkernels = [], []
     for sample, kernels in enumerate(weight.unsqueeze(2)):
         part = slice(sample, sample + 1)
-        dmap, dkernels, _ = depthwise.backward(dout[part], x[part], kernels, None, UNDILATED)
-        dx[sample], dweight[sample] = dmap[0], dkernels[:, 0]
-    return dx, dweight
+        dmap, dkernel, _ = depthwise.backward(dout[part], x[part], kernels, None, UNDILATED)
+        dx.append(dmap)
+        dkernels.append(dkernel[None, :, 0])
+    return _join(dx, x), _join(dkernels, weight)
+
+
+def _join(parts: list[Tensor], like: Tensor) -> Tensor:
+    """Return the batch of some samples, a single one without a copy."""
+    if not parts:
+        return torch.empty_like(like)
+    return parts[0] if len(parts) == 1 else torch.cat(parts)

@@ -117,9 +117,9 @@ def apply(q: Tensor, state: State, parameter: Tensor | None, rotary: Tensor | No
     t = torch.einsum("bnhd,bhd->bnh", features, state.keys)
     alpha, beta, _ = NORMALIZERS[form.normalizer](t, form.eps)
     if alpha is not None:
-        out = out * alpha.unsqueeze(-1)
+        out *= alpha.unsqueeze(-1)
     if beta is not None:
-        out = torch.addcmul(out, beta.unsqueeze(-1), state.values.unsqueeze(1))
+        out.addcmul_(beta.unsqueeze(-1), state.values.unsqueeze(1))
     return out
 
 

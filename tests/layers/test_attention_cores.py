@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
+import saccade.layers.qkv
 from saccade.layers import CORES, QKVMixer, QKVReducedMixer, build_core, build_mixer, build_qkv_mixer
 
 from ..fill import GOLDENS, named_tensor, relative_error
@@ -243,6 +244,20 @@ def test_the_shell_follows_the_reduction():
     assert isinstance(build_mixer("softmax", 8, 2), QKVMixer)
     assert isinstance(build_mixer("softmax", 8, 2, sr_ratio=1), QKVReducedMixer)
     assert not hasattr(build_mixer("softmax", 8, 2, sr_ratio=1), "sr")
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("shell", [{}, {"sr_ratio": 1}], ids=str)
+def test_large_projections_are_made_in_parts(shell, bias, monkeypatch):
+    mixer = build_mixer("softmax", 16, 2, qkv_bias=bias, **shell)
+    x = random([2, 4, 5, 16], 0)
+    whole = mixer(x)
+    monkeypatch.setattr(saccade.layers.qkv, "LARGE", 0)
+    torch.testing.assert_close(mixer(x), whole)
+    # Hooks and replacements of a projection are called as ever.
+    linear = getattr(mixer, "kv" if shell else "qkv")
+    linear.register_forward_hook(lambda module, inputs, out: out + 1)
+    assert not torch.isclose(mixer(x), whole).all()
 
 
 @pytest.mark.parametrize("name", ["focused_linear", "agent", "inline"])

@@ -15,7 +15,7 @@ from saccade.layers import (
     PatchStem,
     build_mixer,
 )
-from saccade.layers.position import resize_map
+from saccade.layers.position import pool_map, resize_map
 
 
 @pytest.mark.parametrize("size", [(1, 1), (4, 4), (5, 8), (31, 17)])
@@ -99,3 +99,10 @@ def test_resampling_is_torchs(size, mode):
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(resize_map(maps, size, mode), out)
     assert resize_map(maps, (5, 4)) is maps
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 2), (7, 7), (5, 4)])
+def test_pooling_is_torchs(size):
+    x = torch.randn(2, 5, 4, 3, dtype=torch.float64)
+    truth = F.adaptive_avg_pool2d(x.permute(0, 3, 1, 2), size).permute(0, 2, 3, 1)
+    torch.testing.assert_close(pool_map(x, size), truth)

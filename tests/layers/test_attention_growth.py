@@ -1,0 +1,66 @@
+"""The cost of the linear mixers grows with the tokens: time and peak memory from 224 to 448 and 896, on a CPU."""
+
+import itertools
+import time
+
+import pytest
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from saccade.layers import build_mixer
+
+MIXERS = {"focused_linear": {}, "agent": {"agent_num": 9}, "inline": {}}
+# Maps of a first stage, with stride 4; a doubling of the side is four times the tokens.
+SIDES = (56, 112, 224)
+LIMIT = 4.6
+REPEATS = 7
+
+
+def first_stage(name: str) -> torch.nn.Module:
+    """Return a mixer as in the first stage of a Swin host, its tables made for images of 224."""
+    return build_mixer(name, 96, 3, grid=56, **MIXERS[name]).eval()
+
+
+def peak_bytes(function, *inputs) -> int:
+    """Return the most memory that a call holds at a time beyond what there was before."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as run:
+        function(*inputs)
+    held = peak = 0
+    for event in sorted(run.profiler.kineto_results.events(), key=lambda event: event.start_ns()):
+        if event.name() == "[memory]":
+            held += event.nbytes()
+            peak = max(peak, held)
+    return peak
+
+
+@pytest.mark.parametrize("train", [False, True])
+@pytest.mark.parametrize("name", MIXERS)
+def test_peak_memory(name, train):
+    mixer = first_stage(name)
+    peaks = []
+    for side in SIDES:
+        x = torch.randn(1, side, side, 96)
+        with torch.set_grad_enabled(train):
+            peaks.append(peak_bytes(lambda x: mixer(x).sum().backward() if train else mixer(x), x))
+    tokens = [4 * 96 * side**2 for side in SIDES]
+    print(f"{name}, train={train}: peak of {[round(peak / n, 1) for peak, n in zip(peaks, tokens, strict=True)]} maps")
+    assert peaks[0] > tokens[0]
+    assert all(large <= LIMIT * small for small, large in itertools.pairwise(peaks))
+
+
+@pytest.mark.speed
+@pytest.mark.parametrize("name", MIXERS)
+def test_time(name):
+    mixer = first_stage(name)
+    times = []
+    for side in SIDES:
+        x = torch.randn(1, side, side, 96)
+        taken = []
+        with torch.inference_mode():
+            for _ in range(1 + REPEATS):
+                start = time.process_time()
+                mixer(x)
+                taken.append(time.process_time() - start)
+        times.append(min(taken[1:]))
+    print(f"{name}: {[round(1e3 * t, 1) for t in times]} ms at sides {SIDES}")
+    assert all(large <= LIMIT * small for small, large in itertools.pairwise(times))
