@@ -25,15 +25,20 @@ def readable() -> AbstractContextManager:
     return torch.serialization.safe_globals([Namespace, (OrderedDict, "yacs.config.CfgNode")])
 
 
+def plain_state(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Return the state dict inside a training checkpoint, without its wrappers and the prefix of parallel training."""
+    while wrapper := next((key for key in WRAPPERS if isinstance(checkpoint.get(key), Mapping)), None):
+        checkpoint = checkpoint[wrapper]
+    return clean_state_dict(checkpoint)
+
+
 def unwrap(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
     """Return the backbone's state dict inside a training checkpoint: bare, DDP, EMA, or part of a larger model.
 
     Keys of other parts of a detector or segmenter (everything not under `backbone.`) are left out, but for the
     classifier of OpenMMLab's image classifiers.
     """
-    while wrapper := next((key for key in WRAPPERS if isinstance(checkpoint.get(key), Mapping)), None):
-        checkpoint = checkpoint[wrapper]
-    state = clean_state_dict(checkpoint)
+    state = plain_state(checkpoint)
     hosted = {key.removeprefix(HOST_PREFIX): value for key, value in state.items() if key.startswith(HOST_PREFIX)}
     classifier = {key: value for key, value in state.items() if hosted and key.startswith("head.fc.")}
     return {**hosted, **classifier} or state
