@@ -23,6 +23,7 @@ from .norm import BatchNorm
 from .position import PositionTable, resize_bias_table
 from .qkv import CORES, QKVMixer, QKVReducedMixer, build_core, build_qkv_mixer
 from .stem import ConvTokenizer, PatchStem
+from .window_attention import WindowAttention
 
 MIXERS: dict[str, Callable[..., nn.Module]] = {
     "agent": partial(build_qkv_mixer, "agent"),
@@ -34,6 +35,7 @@ MIXERS: dict[str, Callable[..., nn.Module]] = {
     "large_kernel_attention": LargeKernelAttention,
     "neighborhood_attention": NeighborhoodAttention,
     "softmax": partial(build_qkv_mixer, "softmax"),
+    "window_attention": WindowAttention,
 }
 
 # What these do depends on sizes, so symbolic tracing (timm's feature_cls="fx") keeps them whole.

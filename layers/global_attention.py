@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from timm.layers import to_2tuple, trunc_normal_
 from torch import Tensor, nn
 
-from .position import resize_bias_table
+from .position import pairwise_bias, resize_bias_table
 
 
 class GlobalAttention(nn.Module):
@@ -48,16 +48,10 @@ class GlobalAttention(nn.Module):
         with torch.no_grad():
             self.rpb = nn.Parameter(resize_bias_table(self.rpb, (2 * height - 1, 2 * width - 1)).clone())
 
-    def _bias(self, height: int, width: int) -> Tensor:
-        """Return the bias of every pair of tokens, [heads, N, N], from the table's entry at key - query."""
-        table = resize_bias_table(self.rpb, (2 * height - 1, 2 * width - 1))
-        # The keys of query i read a run of the table that ends i places before the last.
-        pairs = table.unfold(1, height, 1).unfold(2, width, 1).flip(1, 2)
-        return pairs.reshape(self.num_heads, height * width, height * width)
-
     def forward(self, x: Tensor) -> Tensor:
         height, width = x.shape[1:3]
         q, k, v = self.qkv(x).flatten(1, 2).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
-        x = F.scaled_dot_product_attention(q, k, v, attn_mask=self._bias(height, width).to(q.dtype))
+        bias = pairwise_bias(resize_bias_table(self.rpb, (2 * height - 1, 2 * width - 1)), height, width)
+        x = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype))
         x = x.transpose(1, 2).flatten(-2).unflatten(1, (height, width))
         return self.proj_drop(self.proj(x))

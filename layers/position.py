@@ -1,5 +1,7 @@
 """Tables of positions: learnt codes of places, and biases of relative positions."""
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from timm.layers import trunc_normal_
@@ -18,6 +20,19 @@ def resize_bias_table(table: Tensor, size: tuple[int, int]) -> Tensor:
     if tuple(table.shape[1:]) == tuple(size):
         return table
     return F.interpolate(table[None], size=size, mode="bicubic", align_corners=False)[0]
+
+
+def pairwise_bias(table: Tensor, height: int, width: int) -> Tensor:
+    """Return the bias of every pair of tokens of a window, [heads, N, N], from the table's entry at key - query.
+
+    Args:
+        table: [heads, 2a-1, 2b-1]; of a window smaller than a x b it is the middle that is read.
+    """
+    rows, columns = ((size + 1) // 2 - extent for size, extent in zip(table.shape[1:], (height, width), strict=True))
+    table = table[:, rows : rows + 2 * height - 1, columns : columns + 2 * width - 1]
+    # The keys of query i read a run of the table that ends i places before the last.
+    pairs = table.unfold(1, height, 1).unfold(2, width, 1).flip(1, 2)
+    return pairs.reshape(-1, height * width, height * width)
 
 
 class PositionTable(nn.Module):
@@ -55,7 +70,7 @@ class PositionTable(nn.Module):
 
 def resize_codes(table: Tensor, size: tuple[int, int], mode: str) -> Tensor:
     """Resample a table of codes [H, W, C] to [*size, C]; the same table comes back where the size is unchanged."""
-    if tuple(table.shape[:2]) == tuple(size):
+    if _same(table.shape[:2], size):
         return table
     return resize_map(table.permute(2, 0, 1)[None], size, mode)[0].permute(1, 2, 0)
 
@@ -66,7 +81,7 @@ def resize_map(maps: Tensor, size: tuple[int, int], mode: str = "bilinear") -> T
     The same maps come back where the size is unchanged. It is torch's interpolation, done as two matrix products: on a
     CPU they take a fraction of its time, and on a GPU their gradient is deterministic.
     """
-    if tuple(maps.shape[-2:]) == tuple(size):
+    if _same(maps.shape[-2:], size):
         return maps
     with autocast.off(maps):
         wide = widen(maps)
@@ -75,6 +90,13 @@ def resize_map(maps: Tensor, size: tuple[int, int], mode: str = "bilinear") -> T
         wide = torch.einsum("ph,abhw->apwb", rows, wide)
         wide = torch.einsum("qw,apwb->apqb", columns, wide)
     return wide.to(maps.dtype).permute(0, 3, 1, 2)
+
+
+def _same(size: Sequence[int], other: Sequence[int]) -> bool:
+    """Return whether sizes are the same; one that stands for any, in a model that is exported, is not."""
+    if any(isinstance(length, torch.SymInt) for length in other):
+        return False
+    return tuple(size) == tuple(other)
 
 
 def pool_map(x: Tensor, size: tuple[int, int]) -> Tensor:

@@ -188,6 +188,16 @@ def test_tables_follow_the_map_continuously(core, shell):
     assert all(p.requires_grad for p in mixer.parameters())
 
 
+@pytest.mark.parametrize("core", CORES)
+def test_export_for_any_map(core):
+    mixer = build_qkv_mixer(core, 16, 2, grid=8).eval()
+    sizes = {1: torch.export.Dim("height", max=512), 2: torch.export.Dim("width", max=512)}
+    program = torch.export.export(mixer, (random([2, 10, 9, 16], 0),), dynamic_shapes=(sizes,))
+    for size in ((8, 8), (5, 12)):
+        x = random([2, *size, 16], 1)
+        torch.testing.assert_close(program.module()(x), mixer(x))
+
+
 def test_focused_position_is_added_to_keys_alone():
     core = build_core("focused", 8, 2, (3, 4))
     nn.init.normal_(core.positional_encoding)
