@@ -12,7 +12,7 @@ from .errors import UserError, unknown
 from .help import VERBS, overview, verb_help
 from .launch import check_packages
 
-COMPOSED = ("train", "evaluate")  # verbs that compose a recipe
+COMPOSED = ("train", "evaluate", "predict")  # verbs that compose a recipe
 
 
 def main(words: list[str] | None = None) -> int:

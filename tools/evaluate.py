@@ -30,9 +30,10 @@ def main(words: list[str]) -> None:
 def evaluate(request: Request) -> dict[str, float]:
     """Evaluate what the request names; prints and returns the figures."""
     settings, _ = settings_of(request.config)
-    with connect(settings.runtime.device) as processes:
+    # The device is the run's own; which of its checkpoints is evaluated, one process then says for all.
+    with connect(choose(settings, request)[0].runtime.device) as processes:
         console = Console(processes.main)
-        settings, weights, recorded = processes.from_main(lambda: _choose(settings, request))
+        settings, weights, recorded = processes.from_main(lambda: choose(settings, request))
         if settings.runtime.threads is not None:
             torch.set_num_threads(settings.runtime.threads)
         measured = measure_classifier if isinstance(settings, Settings) else measure_dense
@@ -76,7 +77,7 @@ def measure_classifier(
     return figures
 
 
-def _choose(settings: AnySettings, request: Request) -> tuple[AnySettings, Path | None, str]:
+def choose(settings: AnySettings, request: Request) -> tuple[AnySettings, Path | None, str]:
     """The settings to evaluate under, the weights file (None: the model brings its own), what training recorded."""
     if settings.checkpoint is not None:
         path = Path(settings.checkpoint)

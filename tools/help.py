@@ -7,6 +7,7 @@ from .recipe import DEFAULT, describe_recipes
 VERBS = {
     "train": "train a model by a recipe, or go on with a run",
     "evaluate": "accuracy of a run, of a weights file or of released weights",
+    "predict": "draw boxes, masks and maps onto pictures",
     "data": "make a data set that needs no download",
     "list": "the models, or the recipes",
     "benchmark": "times of our operators and models beside the alternatives",
@@ -78,6 +79,20 @@ recipes
 main keys: data.root, data.workers, data.input_size, data.crop_pct, runtime.max_batch_per_process (batch size),
 runtime.precision, runtime.device, runtime.compile"""
 
+_PREDICT = """\
+usage: saccade predict RECIPE|RUN PICTURE ... [out=FOLDER] [score=0.3] [checkpoint=FILE] [KEY=VALUE ...]
+
+Draws what a detector or segmentor finds onto pictures: files of any common format, or folders of them. For each picture
+FOLDER (default predictions) receives NAME_predicted.png, NAME_predicted.json with boxes, masks and scores or the
+classes' shares, and, for a segmentor, NAME_map.png with the number of each pixel's class. Pictures are never changed.
+RUN is a run directory or one of its checkpoints; a RECIPE means its newest run, or checkpoint=FILE. Objects below
+score are left out.
+
+examples
+  saccade predict detection/quickstart runs/shapes/val2017 out=seen
+  saccade predict runs/segmentation/quickstart/2026-01-31_12-00-00 holiday.jpg photos/
+  saccade predict detection/mask_rcnn_nat_tiny_3x street.jpg checkpoint=nat_tiny_maskrcnn.pth data.root=."""
+
 _DATA = """\
 usage: saccade data shapes root=FOLDER [train=1200] [val=200] [size=128] [seed=0]
 
@@ -103,7 +118,7 @@ examples
 
 _BENCHMARK = """\
 usage: saccade benchmark kernels [op=neighborhood] [out=DIR]
-       saccade benchmark models [out=DIR]
+       saccade benchmark models [names=A,B] [size=PIXELS] [mode=reduce-overhead|default] [out=DIR]
 
 Times operators, or models in inference and training, beside the alternatives on this machine, prints a row for each and
 writes <name>.json and <name>.png to DIR (default benchmarks). A CPU gets reduced sizes.
@@ -134,6 +149,7 @@ def verb_help(verb: str) -> str:
     text = {
         "train": _TRAIN,
         "evaluate": _EVALUATE,
+        "predict": _PREDICT,
         "data": _DATA,
         "list": _LIST,
         "benchmark": _BENCHMARK,

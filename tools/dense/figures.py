@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from numbers import Number
+
 from ..engine.curves import Panel
 from ..engine.loggers import Row
 
@@ -27,15 +29,18 @@ KINDS = {"bbox": "box", "segm": "mask"}
 def name_figures(metrics: dict[str, float]) -> Row:
     """Rename an evaluator's figures: `coco/bbox_mAP_50` of 0.62 is `box_ap50` of 62.0, `mIoU` is `miou`.
 
-    COCO's -1, for a figure of objects there are none of, is left out.
+    COCO's -1, for a figure of objects there are none of, is left out; its evaluator's silence about a detector that
+    finds nothing at all is an AP of 0.
     """
+    if not metrics:
+        return {"box_ap": 0.0, "box_ap50": 0.0}
     figures: Row = {}
     for name, value in metrics.items():
         kind, _, measure = name.rpartition("/")[2].partition("_mAP")
         if kind in KINDS:
             if value >= 0:
                 figures[f"{KINDS[kind]}_ap{measure.removeprefix('_')}"] = round(100 * value, 4)
-        elif isinstance(value, (int, float)):
+        elif isinstance(value, Number):
             figures[name.rpartition("/")[2].lower()] = round(float(value), 4)
     return figures
 

@@ -7,6 +7,7 @@ import os
 import shutil
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,11 +22,9 @@ from ..errors import UserError, check_choice
 from .figures import name_figures, told
 from .settings import Settings
 from .shapes_dataset import Shapes, make_shapes
-from .toolboxes import check_toolboxes
+from .toolboxes import PACKAGES, check_toolboxes
 
 if TYPE_CHECKING:
-    from mmengine.config import Config
-
     from .runner import Runner
 
 LOG = "log.txt"
@@ -38,24 +37,29 @@ class DenseTrainer:
     def __init__(self, settings: Settings, processes: Processes, console: Console):
         check_toolboxes()
         prepare_data(settings, processes, console)
+        check_data(Path(settings.data.root), settings.data.train, settings.data.eval)
         self.settings, self.processes, self.console = settings, processes, console
 
     def train(self, run: Path, start: Start, config: dict[str, Any], resumed: Checkpoint | None) -> None:
         """Train to the last update; `config` is what goes into the run directory as its settings."""
+        from .config import dense_config
         from .record import EvaluationBar, Progress, Record
         from .runner import Runner, place_draws
 
         settings, processes, console = self.settings, self.processes, self.console
-        mm = toolbox_config(settings, run)
-        place_draws(mm)
+        toolbox = dense_config(settings, run)
+        place_draws(toolbox)
         self.progress = Progress(**resumed.training_state()["progress"]) if resumed else Progress()
-        fresh = processes.from_main(lambda: not run.exists())
+        new = processes.from_main(lambda: [path for path in (run, *run.parents) if not path.exists()])
         with output_into(run / LOG, processes.main):
             try:
-                runner = build(lambda: Runner(mm, processes, resumed), ("train_loop", "val_loop"))
+                runner = build(lambda: Runner(toolbox, processes, resumed), ("train_loop", "val_loop"))
             except UserError:
-                if fresh and processes.main:
+                if processes.main and run in new:
                     shutil.rmtree(run, ignore_errors=True)
+                    with contextlib.suppress(OSError):  # another run may have come into a folder above meanwhile
+                        for path in new[1:]:
+                            path.rmdir()
                 raise
             if processes.main:
                 record_start(run, start, config, processes.size, resumed)
@@ -102,23 +106,15 @@ def evaluate(settings: Settings, weights: Path, processes: Processes, console: C
     """Measure weights on a recipe's evaluation images; prints and returns the figures."""
     check_toolboxes()
     prepare_data(settings, processes, console)
+    check_data(Path(settings.data.root), settings.data.eval)
     from .record import EvaluationBar
-    from .runner import Runner
-    from .weights import load
 
-    with tempfile.TemporaryDirectory() as scratch, output_into(Path(scratch) / LOG, True):
-        mm = toolbox_config(settings, Path(scratch))
-        for name in ("train_dataloader", "train_cfg", "optim_wrapper", "param_scheduler"):
-            mm[name] = None
-        runner = build(lambda: Runner(mm, processes), ("test_loop",))
-        try:
-            load(runner.plain_model, weights)
-            runner.register_hook(EvaluationBar(console))
-            began = time.perf_counter()
-            figures = name_figures(runner.test())
-            seconds = time.perf_counter() - began
-        finally:
-            runner.close()
+    with measuring_runner(settings, weights, processes) as runner:
+        build(lambda: runner, ("test_loop",))
+        runner.register_hook(EvaluationBar(console))
+        began = time.perf_counter()
+        figures = name_figures(runner.test())
+        seconds = time.perf_counter() - began
         images = len(runner.test_dataloader.dataset)
         console.print(
             f"{told_model(runner, settings)}, on {images} images of {settings.data.root}: {told(figures)}  "
@@ -127,23 +123,34 @@ def evaluate(settings: Settings, weights: Path, processes: Processes, console: C
     return figures
 
 
-def toolbox_config(settings: Settings, run: Path) -> Config:
-    """mmengine's configuration of a run in directory `run`, once the files it names are known to be there."""
+@contextlib.contextmanager
+def measuring_runner(settings: Settings, weights: Path, processes: Processes) -> Iterator[Runner]:
+    """A runner that has loaded `weights` and leaves no files behind."""
     from .config import dense_config
+    from .runner import Runner
+    from .weights import load
 
-    config = dense_config(settings, run)
-    for loader in (config.train_dataloader, config.val_dataloader):
-        check_data(settings.data.root, loader.dataset)
-    return config
+    with tempfile.TemporaryDirectory() as scratch, output_into(Path(scratch) / LOG, True):
+        config = dense_config(settings, scratch)
+        for name in ("train_dataloader", "train_cfg", "optim_wrapper", "param_scheduler"):
+            config[name] = None
+        runner = build(lambda: Runner(config, processes), ())
+        try:
+            load(runner.plain_model, weights)
+            yield runner
+        finally:
+            runner.close()
 
 
-def check_data(root: str, dataset: dict[str, Any]) -> None:
-    """Raise unless the annotation file and the folders that a data set's config names are in `root`."""
-    named = [dataset.get("ann_file"), *(dataset.get("data_prefix") or {}).values()]
-    missing = [name for name in named if name and not (Path(root) / name).exists()]
-    if missing:
-        there = "is no folder" if not Path(root).is_dir() else f"has no {' and no '.join(missing)}"
-        raise UserError(f"data.root={root} {there}")
+def check_data(root: Path, *parts: dict[str, Any]) -> None:
+    """Raise unless the annotation files and the folders that these parts of a recipe's data name are in `root`."""
+    if not root.is_dir():
+        raise UserError(f"data.root={root} is no folder")
+    for part in parts:
+        named = [part.get("ann_file"), *(part.get("data_prefix") or {}).values()]
+        missing = [name for name in named if name and not (root / name).exists()]
+        if missing:
+            raise UserError(f"data.root={root} has no {' and no '.join(missing)}")
 
 
 def prepare_data(settings: Settings, processes: Processes, console: Console) -> None:
@@ -181,7 +188,19 @@ def told_model(runner: Runner, settings: Settings) -> str:
 
 @contextlib.contextmanager
 def output_into(log: Path, main: bool) -> Iterator[None]:
-    """Send what the toolboxes print into the log; a Console made before still reaches the terminal."""
+    """Send what the toolboxes print, and what they warn of, into the log; a Console made before still gets through."""
     log.parent.mkdir(parents=True, exist_ok=True)
+    show = warnings.showwarning
+
+    def keep(message: Warning | str, category: type[Warning], filename: str, lineno: int, *place: Any) -> None:
+        if PACKAGES.keys() & set(Path(filename).parts):
+            file.write(warnings.formatwarning(message, category, filename, lineno))
+        else:
+            show(message, category, filename, lineno, *place)
+
     with open(log if main else os.devnull, "a", buffering=1) as file, contextlib.redirect_stdout(file):
-        yield
+        warnings.showwarning = keep
+        try:
+            yield
+        finally:
+            warnings.showwarning = show

@@ -80,8 +80,9 @@ class ResumableBatches(Sampler[list[int]]):
         return len(self.batches)
 
     def __iter__(self) -> Iterator[list[int]]:
+        # Only when the first batch is asked for: a loader with workers takes two iterators and uses the second.
         first, self.skipped = self.skipped, 0
-        return islice(iter(self.batches), first, None)
+        yield from islice(iter(self.batches), first, None)
 
 
 @DATASETS.register_module()

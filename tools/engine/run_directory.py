@@ -32,6 +32,10 @@ PACKAGES = (
     "hydra-core",
     "natten",
     "triton",
+    "onedl-mmengine",
+    "onedl-mmcv",
+    "onedl-mmdetection",
+    "onedl-mmsegmentation",
 )
 FREE = ("run.", "runtime.", "logger.", "data.root", "data.workers", "resume", "checkpoint")  # may change on resume
 
