@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from timm.layers import to_2tuple
 from torch import Tensor, nn
@@ -54,9 +55,10 @@ def _project(linear: nn.Module, tokens: Tensor, parts: int) -> Sequence[Tensor]:
     """Return the projection of tokens [B, N, C] in so many parts, [B, N, C] each.
 
     A large one is made part by part: on a CPU, fetching new memory for all of it takes longer than the product itself.
-    Only where `linear` is what it looks like, and not hooked or replaced.
+    Only where `linear` is what it looks like, and not hooked or replaced; and not in a graph, which is for any batch.
     """
     plain = type(linear) is nn.Linear and not (linear._forward_hooks or linear._forward_pre_hooks)
+    plain = plain and not torch.compiler.is_compiling()
     if not plain or parts * tokens.numel() * tokens.element_size() <= LARGE:
         return linear(tokens).chunk(parts, -1)
     biases = [None] * parts if linear.bias is None else linear.bias.chunk(parts)
