@@ -240,9 +240,12 @@ def loop_config(schedule: Schedule, evaluate_every: int, steps: int) -> dict[str
 
 
 def schedule_config(schedule: Schedule, steps: int) -> list[dict[str, Any]]:
-    """Return the learning rate's course: warm-up times the schedule, both from the first iteration on."""
+    """Return the learning rate's course: warm-up times the schedule, both from the first iteration on.
+
+    As with mmcv 1, which the recipes were published for, a slope of n iterations arrives at its end with the n-th.
+    """
     by_epoch = schedule.epochs is not None
-    end = schedule.epochs or schedule.iterations * steps
+    end = schedule.epochs or schedule.iterations * steps + 1
     course: list[dict[str, Any]] = []
     if schedule.warmup_iterations:
         course.append(
@@ -251,7 +254,7 @@ def schedule_config(schedule: Schedule, steps: int) -> list[dict[str, Any]]:
                 "start_factor": max(schedule.warmup_factor, 1e-12),
                 "by_epoch": False,
                 "begin": 0,
-                "end": schedule.warmup_iterations * steps,
+                "end": schedule.warmup_iterations * steps + 1,
             }
         )
     if schedule.name == "step":
