@@ -6,7 +6,7 @@ from .recipe import DEFAULT, describe_recipes
 
 VERBS = {
     "train": "train a model by a recipe, or go on with a run",
-    "evaluate": "accuracy of a run, of a weights file or of released weights",
+    "evaluate": "figures of a run, of a weights file or of released weights",
     "predict": "draw boxes, masks and maps onto pictures",
     "data": "make a data set that needs no download",
     "list": "the models, or the recipes",
@@ -26,6 +26,8 @@ examples
   saccade train model.name=resnet10t                any timm model
   saccade train classification/nat_tiny_in1k data.root=/data/imagenet
   torchrun --nproc-per-node 8 -m saccade.tools train classification/nat_tiny_in1k data.root=/data/imagenet
+  saccade train detection/quickstart                shapes that it draws itself, minutes on a CPU (needs: make dense)
+  saccade train detection/mask_rcnn_nat_tiny_3x data.root=/data/coco
   saccade train resume=auto                         go on with the newest run of the recipe, bit for bit on a CPU
   saccade train run.dir=runs/mine resume=auto       start it, or go on with it: the form for job queues
   saccade train --cfg job                           print the composed recipe and stop
@@ -36,7 +38,7 @@ examples
 recipes
 {recipes}
 
-main keys (--cfg job shows all)
+main keys (--cfg job shows all; data, model, augment and schedule here are classification's)
   batch_size            images per update over all processes; each process's share is split further if it exceeds
                         runtime.max_batch_per_process, and the gradients accumulate
   model.name            a timm name; also model.pretrained, .weights (a file), .drop_path_rate, .kwargs
@@ -57,8 +59,8 @@ SACCADE_DEBUG=1 shows the full traceback of an error."""
 _EVALUATE = """\
 usage: saccade evaluate [RECIPE] [checkpoint=PATH | model.pretrained=true] [KEY=VALUE ...]
 
-Prints top-1, top-5, loss and images per second on a recipe's evaluation images, each counted once over all processes.
-What is evaluated, first match:
+Prints top-1, top-5 and loss, or box and mask AP, or mIoU, and images per second on a recipe's evaluation images, each
+counted once over all processes. What is evaluated, first match:
   checkpoint=RUN        the best weights of a run directory (the average, if the run kept one), under that run's own
                         settings; a path to one checkpoint in it or to one weights file works too
   checkpoint=FILE       any other weights file: a .safetensors of ours or an official .pth, under the recipe's settings

@@ -53,6 +53,9 @@ class Runner(mmengine.runner.Runner):
         logger.handlers = [handler for handler in logger.handlers if isinstance(handler, logging.FileHandler)]
         return logger
 
+    def _log_env(self, env_cfg: dict) -> None:
+        """Nothing: environment.json and mmengine.py say it, and asking compilers for their versions takes seconds."""
+
     def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
         device = self.processes.device
         model = model.to(device)

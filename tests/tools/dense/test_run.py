@@ -57,7 +57,7 @@ def test_segmentation_trains_and_evaluates(saccade, tiny, tmp_path):
     assert [bool(row["miou"]) for row in table] == [False, True, False, True]
     assert float(table[0]["train_loss"]) == pytest.approx(float(table[0]["train_decode.loss_ce"]))
     log = (run / "log.txt").read_text()
-    assert all(line in log for line in lines[:5]) and "System environment" in log, "our lines, and the toolbox's"
+    assert all(line in log for line in lines[:5]) and "Hooks will be executed" in log, "our lines, and the toolbox's"
     (start,) = json.loads((run / "environment.json").read_text())
     assert start["recipe"] == "segmentation/quickstart" and start["packages"]["onedl-mmsegmentation"]
 
