@@ -79,7 +79,8 @@ class DenseTrainer:
             runner.register_hook(record)
             runner.register_hook(EvaluationBar(console))
             try:
-                runner.train()
+                with unreadable_images_told(settings.data.root):
+                    runner.train()
             finally:
                 record.close()
                 runner.close()
@@ -113,7 +114,8 @@ def evaluate(settings: Settings, weights: Path, processes: Processes, console: C
         build(lambda: runner, ("test_loop",))
         runner.register_hook(EvaluationBar(console))
         began = time.perf_counter()
-        figures = name_figures(runner.test())
+        with unreadable_images_told(settings.data.root):
+            figures = name_figures(runner.test())
         seconds = time.perf_counter() - began
         images = len(runner.test_dataloader.dataset)
         console.print(
@@ -178,6 +180,18 @@ def build(make: Callable[[], Runner], parts: tuple[str, ...]) -> Runner:
     except REJECTED as error:
         raise UserError(f"the toolboxes reject this recipe: {brief(error)}") from error
     return runner
+
+
+@contextlib.contextmanager
+def unreadable_images_told(root: str) -> Iterator[None]:
+    """Make an error for a person of an image that is not there or is no image."""
+    try:
+        yield
+    except (FileNotFoundError, AssertionError) as error:
+        last = str(error).strip().splitlines()[-1:]  # a loader's process sends its whole traceback
+        if isinstance(error, AssertionError) and not (last and "failed to load image" in last[0]):
+            raise
+        raise UserError(f"data.root={root}: {last[0] if last else error}", local=True) from error
 
 
 def told_model(runner: Runner, settings: Settings) -> str:

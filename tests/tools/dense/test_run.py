@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -175,6 +176,17 @@ def test_two_processes_equal_one(saccade, tiny, tmp_path):
         assert row["miou"] == "" or float(row["miou"]) == pytest.approx(float(other["miou"]), abs=0.1)
     first, second = (load_file(CheckpointStore(tmp_path / name).find("last").model) for name in ("one", "two"))
     assert max((first[key].float() - second[key].float()).abs().max().item() for key in first) < 2e-2
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_unreadable_image_is_named(saccade, tiny, shapes, tmp_path, workers):
+    root = tmp_path / "damaged"
+    shutil.copytree(shapes, root)
+    (damaged,) = (root / "images" / "training").glob("*_00000005.jpg")
+    damaged.write_bytes(damaged.read_bytes()[:100])
+    words = [*tiny, f"data.root={root}", f"data.workers={workers}", "run.dir=run"]
+    outcome = saccade("train", "segmentation/quickstart", *words)
+    assert outcome.code == 1 and str(damaged) in outcome.err and outcome.err.count("\n") == 1, outcome.err
 
 
 @pytest.mark.parametrize(
