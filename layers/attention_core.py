@@ -51,8 +51,9 @@ def as_map(tokens: Tensor, grid: tuple[int, int], num_prefix_tokens: int = 0) ->
 
 
 def add_map(tokens: Tensor, local: Tensor, num_prefix_tokens: int = 0) -> Tensor:
-    """Add a channels-last map to the tokens behind the prefix."""
+    """Add a channels-last map to the tokens behind the prefix; without gradients, in the memory of these tokens."""
     local = local.flatten(1, 2)
-    if not num_prefix_tokens:
-        return tokens + local
-    return tokens + nn.functional.pad(local, (0, 0, num_prefix_tokens, 0))
+    if not (tokens.requires_grad or local.requires_grad):
+        tokens[:, num_prefix_tokens:] += local
+        return tokens
+    return tokens + nn.functional.pad(local, (0, 0, num_prefix_tokens, 0)) if num_prefix_tokens else tokens + local
