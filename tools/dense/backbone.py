@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import timm
-from timm.layers import LayerNorm2d
+from timm.layers import LayerNorm2d, convert_sync_batchnorm
 from timm.models import get_pretrained_cfg, group_modules, is_model, split_model_name_tag
 from torch import Tensor, nn
 
 from ... import list_models
+from ...layers.norm import BatchNorm, synchronize
 from ..engine.modeling import brief, check_model_name
 from ..errors import UserError
 
@@ -42,6 +43,7 @@ class Backbone(nn.Module):
         drop_path_rate: None for the model's own.
         with_cp: recompute blocks in the backward pass instead of keeping their activations.
         norm_eval: keep batch norms in evaluation mode.
+        sync_norms: batch norms over the images of all processes; for GPUs only.
         kwargs: anything else `timm.create_model` takes for this model, e.g. `dilations`.
 
     Raises:
@@ -58,6 +60,7 @@ class Backbone(nn.Module):
         drop_path_rate: float | None = None,
         with_cp: bool = False,
         norm_eval: bool = False,
+        sync_norms: bool = False,
         **kwargs: Any,
     ):
         super().__init__()
@@ -90,6 +93,9 @@ class Backbone(nn.Module):
             if not hasattr(self.model, "set_grad_checkpointing"):
                 raise UserError(f"with_cp=True is not valid: {name} has no gradient checkpointing")
             self.model.set_grad_checkpointing(True)
+        if sync_norms:
+            ours = any(isinstance(module, BatchNorm) for module in self.modules())
+            synchronize(self.body) if ours else convert_sync_batchnorm(self.body)
         self._frozen = self._freeze(frozen_stages)
 
     @property

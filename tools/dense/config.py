@@ -89,6 +89,7 @@ def model_config(settings: Settings, sync_norms: bool = True) -> dict[str, Any]:
     model.pop("pretrained", None)
     model.pop("init_cfg", None)
     model.backbone = backbone_config(settings.model)
+    model.backbone.sync_norms = settings.model.sync_norms and sync_norms
     _fit_widths(model, settings.model)
     _fit_classes(model, settings.data.num_classes, settings.data.num_stuff_classes)
     if settings.data.size is not None:
@@ -112,6 +113,7 @@ def backbone_config(model: Model) -> dict[str, Any]:
         "drop_path_rate": model.drop_path_rate,
         "with_cp": model.grad_checkpointing,
         "norm_eval": model.norm_eval,
+        "sync_norms": model.sync_norms,
         **model.kwargs,
     }
 

@@ -24,6 +24,7 @@ class Model:
     frozen_stages: int  # stem and this many stages do not learn; -1 for none
     grad_checkpointing: bool
     norm_eval: bool  # keep batch norms in evaluation mode
+    sync_norms: bool  # batch norms over the images of all GPUs
     kwargs: dict[str, Any]  # passed on to timm.create_model
 
 

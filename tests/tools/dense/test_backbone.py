@@ -19,7 +19,7 @@ def image(height: int = 72, width: int = 100) -> torch.Tensor:
     return torch.randn(2, 3, height, width, generator=torch.Generator().manual_seed(0))
 
 
-@pytest.mark.parametrize("name", [*NANO, "resnet18", "swin_tiny_patch4_window7_224", "convnext_atto"])
+@pytest.mark.parametrize("name", [*NANO, "resnet18", "swin_tiny_patch4_window7_224", "pvt_v2_b0"])
 def test_maps_of_any_size(name):
     """Maps at strides 4 to 32 that timm's own features are, contiguous for the toolboxes' operators."""
     torch.manual_seed(0)
@@ -93,6 +93,17 @@ def test_batch_norms_in_evaluation_mode():
     backbone = Backbone("van_nano", norm_eval=True).train()
     modes = {type(module).__name__: module.training for module in backbone.modules()}
     assert modes["BatchNorm"] is False and modes["LayerNorm"] is True
+
+
+@pytest.mark.parametrize(("name", "norms"), [("van_nano", 24), ("resnet18", 20), ("nat_nano", 0)])
+def test_norms_over_all_processes(name, norms):
+    """The same parameters, the same maps; that statistics are shared is torch's business, on GPUs."""
+    torch.manual_seed(0)
+    plain, shared = Backbone(name).eval(), Backbone(name, sync_norms=True).eval()
+    shared.load_state_dict(plain.state_dict())
+    assert sum(isinstance(module, nn.SyncBatchNorm) for module in shared.modules()) == norms
+    for a, b in zip(plain(image()), shared(image()), strict=True):
+        torch.testing.assert_close(a, b)
 
 
 @pytest.mark.parametrize("name", ["nat_nano", "resnet18"])

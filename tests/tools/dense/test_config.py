@@ -201,8 +201,11 @@ def test_whole_config(monkeypatch, tmp_path):
     assert (eight.train_cfg.max_iters, eight.launcher) == (160_000, "pytorch")
     assert (eight.optim_wrapper.type, eight.optim_wrapper.dtype) == ("AmpOptimWrapper", "float16")
     assert eight.model.decode_head.norm_cfg.type == "SyncBN"
+    van = dense_config(settings_of("segmentation/upernet_van_b0_160k", "runtime.device=cuda"), tmp_path)
+    assert van.model.backbone.sync_norms
     cpu = dense_config(settings_of("segmentation/upernet_nat_tiny_160k", "runtime.device=cpu"), tmp_path)
     assert cpu.optim_wrapper.type == "OptimWrapper"
+    assert not dense_config(settings_of("segmentation/upernet_van_b0_160k"), tmp_path).model.backbone.sync_norms
 
 
 def test_data_of_detection():

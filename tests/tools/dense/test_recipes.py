@@ -51,6 +51,7 @@ def test_recipe_is_what_was_published(name):
     source = get_pretrained_cfg(model.weights or model.name)
     assert source.url or source.hf_hub_id or source.notes
     assert model.kwargs.get("norm_eps") == (1e-5 if "_van_" in name else None)
+    assert model.sync_norms == ("_van_" in name)
 
 
 @pytest.mark.parametrize("name", [name for name in RECIPES if name.startswith("detection/")])
