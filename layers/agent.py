@@ -8,7 +8,7 @@ from timm.layers import to_2tuple, trunc_normal_
 from torch import Tensor, nn
 
 from ..kernels.agent import agent_attention
-from .attention_core import AttentionCore, add_map, as_map
+from .attention_core import AttentionCore, Layout, add_map, as_map
 from .position import pool_map, resize_map
 
 _LOCAL_TABLE = 7
@@ -104,32 +104,23 @@ class AgentCore(AttentionCore):
             bias = resize_map(bias, self.agent_grid).permute(0, 2, 3, 1).flatten(1, 2)
         return bias
 
-    def forward(
-        self,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        grid: tuple[int, int],
-        key_grid: tuple[int, int] | None = None,
-        num_prefix_tokens: int = 0,
-        mean: Tensor | None = None,
-    ) -> Tensor:
-        key_grid = grid if key_grid is None else key_grid
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, layout: Layout) -> Tensor:
+        grid, key_grid, prefixed, _ = layout
         prefix = (None, None)
-        if num_prefix_tokens and hasattr(self, "ac_bias"):
+        if prefixed and hasattr(self, "ac_bias"):
             prefix = (self.ac_bias[0], self.ca_bias[0].mT)
-        agents = pool_map(q[:, num_prefix_tokens:].unflatten(1, grid), self.agent_grid).flatten(1, 2)
-        agent_bias = self._bias(("an_bias", "ah_bias", "aw_bias"), prefix[0], key_grid, num_prefix_tokens)
-        query_bias = self._bias(("na_bias", "ha_bias", "wa_bias"), prefix[1], grid, num_prefix_tokens)
+        agents = pool_map(q[:, prefixed:].unflatten(1, grid), self.agent_grid).flatten(1, 2)
+        agent_bias = self._bias(("an_bias", "ah_bias", "aw_bias"), prefix[0], key_grid, prefixed)
+        query_bias = self._bias(("na_bias", "ha_bias", "wa_bias"), prefix[1], grid, prefixed)
         out = agent_attention(
             self.split(q), self.split(k), self.split(v), self.split(agents), agent_bias, query_bias.mT
         ).flatten(-2)
         if self.dwc is None:
             return out
-        values = as_map(v, key_grid, num_prefix_tokens)
-        if tuple(key_grid) != tuple(grid):
+        values = as_map(v[:, prefixed:], key_grid)
+        if layout.reduced:
             values = resize_map(values, grid)
-        return add_map(out, self.dwc(values).permute(0, 2, 3, 1), num_prefix_tokens)
+        return add_map(out, self.dwc(values), prefixed)
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, agent_grid={self.agent_grid}"

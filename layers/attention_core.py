@@ -1,6 +1,26 @@
 """What lies between the projections of an attention layer: base of the cores that hosts carry."""
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 from torch import Tensor, nn
+
+
+class Layout(NamedTuple):
+    """Where tokens lie: the sizes (H, W) of the map of queries and of that of keys, and the tokens before them.
+
+    With them goes the mean [B, C] of the layer's input over its tokens, or None.
+    """
+
+    grid: tuple[int, int]
+    key_grid: tuple[int, int]
+    num_prefix_tokens: int
+    mean: Tensor | None
+
+    @property
+    def reduced(self) -> bool:
+        """Whether keys lie on another map than queries."""
+        return self.key_grid != self.grid
 
 
 class AttentionCore(nn.Module):
@@ -23,12 +43,28 @@ class AttentionCore(nn.Module):
 
     needs_mean = False
 
+    attend: Callable[[Tensor, Tensor, Tensor, Layout], Tensor]
+    """What a core makes of q, k and v, [B, N, C]."""
+
     def __init__(self, dim: int, num_heads: int):
         super().__init__()
         if num_heads < 1 or dim % num_heads:
             raise ValueError(f"dim={dim} must be a multiple of num_heads={num_heads}")
         self.dim = dim
         self.num_heads = num_heads
+
+    def forward(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        grid: tuple[int, int],
+        key_grid: tuple[int, int] | None = None,
+        num_prefix_tokens: int = 0,
+        mean: Tensor | None = None,
+    ) -> Tensor:
+        layout = Layout(tuple(grid), tuple(grid if key_grid is None else key_grid), num_prefix_tokens, mean)
+        return self.attend(q, k, v, layout)
 
     def split(self, x: Tensor) -> Tensor:
         """View tokens [B, N, C] as [B, N, heads, D]."""
@@ -45,14 +81,14 @@ class AttentionCore(nn.Module):
         return f"num_heads={self.num_heads}"
 
 
-def as_map(tokens: Tensor, grid: tuple[int, int], num_prefix_tokens: int = 0) -> Tensor:
-    """View tokens [B, prefix + H * W, C] without the prefix as an NCHW map in channels_last memory."""
-    return tokens[:, num_prefix_tokens:].unflatten(1, grid).permute(0, 3, 1, 2)
+def as_map(tokens: Tensor, grid: tuple[int, int]) -> Tensor:
+    """View the tokens of a map, [B, H * W, C], as an NCHW map in channels_last memory."""
+    return tokens.unflatten(1, grid).permute(0, 3, 1, 2)
 
 
-def add_map(tokens: Tensor, local: Tensor, num_prefix_tokens: int = 0) -> Tensor:
-    """Add a channels-last map to the tokens behind the prefix; without gradients, in the memory of these tokens."""
-    local = local.flatten(1, 2)
+def add_map(tokens: Tensor, local: Tensor, num_prefix_tokens: int) -> Tensor:
+    """Add an NCHW map to the tokens behind the prefix; without gradients, in the memory of these tokens."""
+    local = local.permute(0, 2, 3, 1).flatten(1, 2)
     if not (tokens.requires_grad or local.requires_grad):
         tokens[:, num_prefix_tokens:] += local
         return tokens

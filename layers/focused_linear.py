@@ -8,7 +8,7 @@ from timm.layers import to_2tuple
 from torch import Tensor, nn
 
 from ..kernels.linear import linear_attention
-from .attention_core import AttentionCore, add_map, as_map
+from .attention_core import AttentionCore, Layout, add_map, as_map
 from .position import resize_codes
 
 
@@ -62,19 +62,10 @@ class FocusedLinearCore(AttentionCore):
             table = table.reshape(side, side, -1)
         return resize_codes(table, size, "bicubic")
 
-    def forward(
-        self,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        grid: tuple[int, int],
-        key_grid: tuple[int, int] | None = None,
-        num_prefix_tokens: int = 0,
-        mean: Tensor | None = None,
-    ) -> Tensor:
-        key_grid = grid if key_grid is None else key_grid
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, layout: Layout) -> Tensor:
+        grid, key_grid, prefixed, _ = layout
         position = resize_codes(self.positional_encoding, key_grid, "bicubic").flatten(0, 1)
-        k = k + F.pad(position, (0, 0, num_prefix_tokens, 0))
+        k = k + F.pad(position, (0, 0, prefixed, 0))
         scale = self.split(self.scale[0, 0])
         out = linear_attention(
             self.split(q),
@@ -86,8 +77,8 @@ class FocusedLinearCore(AttentionCore):
             mean=True,
             power=self.focusing_factor,
         ).flatten(-2)
-        values = v[:, num_prefix_tokens:]
-        if values.shape[1] != grid[0] * grid[1]:
+        values = v[:, prefixed:]
+        if layout.reduced:
             values = F.interpolate(values.mT, size=grid[0] * grid[1], mode="linear", align_corners=False).mT
         local = F.conv2d(
             as_map(values, grid),
@@ -96,4 +87,4 @@ class FocusedLinearCore(AttentionCore):
             padding=self.dwc.padding,
             groups=self.dim,
         )
-        return add_map(out, local.permute(0, 2, 3, 1), num_prefix_tokens)
+        return add_map(out, local, prefixed)

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from ..kernels.dynamic_depthwise import dynamic_depthwise_conv2d
 from ..kernels.linear import linear_attention
 from ..kernels.linear.feature_maps import FEATURE_MAPS
-from .attention_core import AttentionCore, add_map
+from .attention_core import AttentionCore, Layout, add_map, as_map
 from .position import resize_map
 
 
@@ -43,16 +43,8 @@ class InLineCore(AttentionCore):
             nn.Conv1d(dim, dim, 1, groups=num_heads), nn.GELU(), nn.Conv1d(dim, 9 * dim, 1, groups=num_heads)
         )
 
-    def forward(
-        self,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        grid: tuple[int, int],
-        key_grid: tuple[int, int] | None = None,
-        num_prefix_tokens: int = 0,
-        mean: Tensor | None = None,
-    ) -> Tensor:
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, layout: Layout) -> Tensor:
+        grid, key_grid, prefixed, mean = layout
         if mean is None:
             raise ValueError("mean=None; valid: [B, C], the mean of the layer's input over its tokens")
         out = linear_attention(
@@ -64,8 +56,9 @@ class InLineCore(AttentionCore):
             scale=(self.dim // self.num_heads) ** -0.5,
             mean=True,
         ).flatten(-2)
-        values = v[:, num_prefix_tokens:].unflatten(1, grid if key_grid is None else key_grid)
-        if key_grid is not None and tuple(key_grid) != tuple(grid):
-            values = resize_map(values.permute(0, 3, 1, 2), grid).permute(0, 2, 3, 1)
+        values = as_map(v[:, prefixed:], key_grid)
+        if layout.reduced:
+            values = resize_map(values, grid)
         kernels = self.residual(mean.unsqueeze(-1)).reshape(-1, self.dim, 3, 3)
-        return add_map(out, dynamic_depthwise_conv2d(values, kernels), num_prefix_tokens)
+        local = dynamic_depthwise_conv2d(values.permute(0, 2, 3, 1), kernels)
+        return add_map(out, local.permute(0, 3, 1, 2), prefixed)

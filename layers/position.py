@@ -72,7 +72,10 @@ def resize_codes(table: Tensor, size: tuple[int, int], mode: str) -> Tensor:
     """Resample a table of codes [H, W, C] to [*size, C]; the same table comes back where the size is unchanged."""
     if _same(table.shape[:2], size):
         return table
-    return resize_map(table.permute(2, 0, 1)[None], size, mode)[0].permute(1, 2, 0)
+    rows, columns = _resampling(table, table.shape[:2], size, mode)
+    with autocast.off(table):
+        resized = torch.einsum("qw,pwc->pqc", columns, torch.einsum("ph,hwc->pwc", rows, widen(table)))
+    return resized.to(table.dtype)
 
 
 def resize_map(maps: Tensor, size: tuple[int, int], mode: str = "bilinear") -> Tensor:
@@ -83,13 +86,9 @@ def resize_map(maps: Tensor, size: tuple[int, int], mode: str = "bilinear") -> T
     """
     if _same(maps.shape[-2:], size):
         return maps
+    rows, columns = _resampling(maps, maps.shape[-2:], size, mode)
     with autocast.off(maps):
-        wide = widen(maps)
-        rows, columns = (_resampling(*lengths, mode, wide) for lengths in zip(maps.shape[-2:], size, strict=True))
-        # Channels, the second axis, are last in memory, for the tables and for the maps of tokens.
-        wide = torch.einsum("ph,abhw->apwb", rows, wide)
-        wide = torch.einsum("qw,apwb->apqb", columns, wide)
-    return wide.to(maps.dtype).permute(0, 3, 1, 2)
+        return (rows @ widen(maps) @ columns.mT).to(maps.dtype)
 
 
 def _same(size: Sequence[int], other: Sequence[int]) -> bool:
@@ -113,7 +112,11 @@ def pool_map(x: Tensor, size: tuple[int, int]) -> Tensor:
         return torch.einsum("ph,bhqc->bpqc", rows, torch.einsum("qw,bhwc->bhqc", columns, wide)).to(x.dtype)
 
 
-def _resampling(length: int, size: int, mode: str, like: Tensor) -> Tensor:
-    """Return the matrix [size, length] that resamples a line."""
-    lines = torch.eye(length, dtype=like.dtype, device=like.device).view(1, length, length, 1)
-    return F.interpolate(lines, size=(size, 1), mode=mode, align_corners=False)[0, :, :, 0].mT
+def _resampling(like: Tensor, lengths: Sequence[int], sizes: Sequence[int], mode: str) -> list[Tensor]:
+    """Return the matrices [size, length] that resample the lines of each axis."""
+    dtype = torch.promote_types(like.dtype, torch.float32)
+    found = []
+    for length, size in zip(lengths, sizes, strict=True):
+        lines = torch.eye(length, dtype=dtype, device=like.device).view(1, length, length, 1)
+        found.append(F.interpolate(lines, size=(size, 1), mode=mode, align_corners=False)[0, :, :, 0].mT)
+    return found

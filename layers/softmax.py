@@ -3,7 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor
 
-from .attention_core import AttentionCore
+from .attention_core import AttentionCore, Layout
 
 
 class SoftmaxCore(AttentionCore):
@@ -19,15 +19,6 @@ class SoftmaxCore(AttentionCore):
     ):
         super().__init__(dim, num_heads)
 
-    def forward(
-        self,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        grid: tuple[int, int],
-        key_grid: tuple[int, int] | None = None,
-        num_prefix_tokens: int = 0,
-        mean: Tensor | None = None,
-    ) -> Tensor:
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, layout: Layout) -> Tensor:
         q, k, v = (self.split(x).transpose(1, 2) for x in (q, k, v))
         return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(-2)

@@ -103,7 +103,7 @@ def _describe(
     form = Form(query_map, key_map or query_map, normalizer, float(scale), bool(mean), float(power), float(eps))
     check_form(form)
     of_maps = (query_parameter, key_parameter, query_rotary, key_rotary)
-    check_tensors(q, k, v, key_weight, *of_maps, form)
+    check_tensors((q, k, v, key_weight, *of_maps), form)
     weight = None if key_weight is None else key_weight.flatten(1, -2)
     return (*(x.flatten(1, -3) for x in (q, k, v)), weight, *of_maps), form
 

@@ -1,6 +1,7 @@
 """Argument checks of linear attention: one error that names the argument, its value and what would be valid."""
 
 import math
+from collections.abc import Sequence
 
 from torch import Tensor
 
@@ -22,18 +23,9 @@ def check_form(form: Form) -> None:
             raise ValueError(f"{name}={value!r} is unknown; valid: {', '.join(table)}")
 
 
-def check_tensors(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    key_weight: Tensor | None,
-    query_parameter: Tensor | None,
-    key_parameter: Tensor | None,
-    query_rotary: Tensor | None,
-    key_rotary: Tensor | None,
-    form: Form,
-) -> None:
-    """Check shapes, dtypes and devices."""
+def check_tensors(tensors: Sequence[Tensor | None], form: Form) -> None:
+    """Check shapes, dtypes and devices of the tensors that `reference.forward` takes, spatial axes not yet joined."""
+    q, k, v, key_weight, query_parameter, key_parameter, query_rotary, key_rotary = tensors
     check_tokens(q, k, v)
     if key_weight is not None:
         check_parameter("key_weight", key_weight, k.shape[:-1], q, "q")
