@@ -198,6 +198,24 @@ def test_export_for_any_map(core):
         torch.testing.assert_close(program.module()(x), mixer(x))
 
 
+@pytest.mark.parametrize("core", ["agent", "focused", "inline"])
+def test_per_sample_gradients_and_inference_mode(core):
+    mixer = build_qkv_mixer(core, 16, 2, grid=4).double()
+    parameters = {name: p.detach() for name, p in mixer.named_parameters()}
+    x = random([3, 5, 4, 16], 0).double()
+
+    def loss(parameters, x):
+        return torch.func.functional_call(mixer, parameters, (x,)).square().sum()
+
+    found = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0))(parameters, x.unsqueeze(1))
+    out = mixer(x)
+    out.square().sum().backward()
+    for name, p in mixer.named_parameters():
+        torch.testing.assert_close(found[name].sum(0), p.grad)
+    with torch.inference_mode():
+        torch.testing.assert_close(mixer(x), out)
+
+
 def test_focused_position_is_added_to_keys_alone():
     core = build_core("focused", 8, 2, (3, 4))
     nn.init.normal_(core.positional_encoding)
