@@ -1,5 +1,6 @@
 """Gradient and batching rules for a custom op, in the forms that compilers and torch.func each need."""
 
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -21,8 +22,14 @@ def differentiable(op: Any, setup_context: Callable, backward: Callable, vmap: C
     """
     op.register_autograd(backward, setup_context=setup_context)
     op.register_vmap(vmap)
+
+    def forward(*inputs: Any) -> Any:
+        return op(*inputs)
+
+    # torch asks for it at every call, and finding it out takes longer than the rest of one.
+    forward.__signature__ = inspect.signature(forward)
     methods = {
-        "forward": staticmethod(lambda *inputs: op(*inputs)),
+        "forward": staticmethod(forward),
         "setup_context": staticmethod(setup_context),
         "backward": staticmethod(backward),
         "vmap": staticmethod(vmap),
@@ -35,7 +42,7 @@ def differentiable(op: Any, setup_context: Callable, backward: Callable, vmap: C
             return op(*inputs)
         # What an operator widens to float32 stays so: autocast reaches into custom ops.
         with autocast.off(inputs[0]):
-            return function.apply(*inputs)
+            return function.apply(*inputs) if torch.is_grad_enabled() else op(*inputs)
 
     return call
 

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from timm.layers import to_2tuple, trunc_normal_
 from torch import Tensor, nn
 
-from ..kernels.neighborhood import neighborhood_attention
+from ..kernels.neighborhood import neighborhood_attention_packed
 
 
 class NeighborhoodAttention(nn.Module):
@@ -67,9 +67,9 @@ class NeighborhoodAttention(nn.Module):
         pad_width = max(self.window[1] * self.dilation[1] - width, 0)
         if pad_height or pad_width:
             x = F.pad(x, (0, 0, 0, pad_width, 0, pad_height))
-        q, k, v = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).unbind(-3)
-        x = neighborhood_attention(
-            q, k, v, self.window, stride=self.stride, dilation=self.dilation, causal=self.causal, bias=self.rpb
+        qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, -1))
+        x = neighborhood_attention_packed(
+            qkv, self.window, stride=self.stride, dilation=self.dilation, causal=self.causal, bias=self.rpb
         )
         if pad_height or pad_width:
             x = x[:, :height, :width]

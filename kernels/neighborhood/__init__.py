@@ -8,8 +8,9 @@ from .. import autocast, dispatch
 from .checks import check_bias, check_neighborhood, check_tensors
 from .geometry import Geometry, geometry
 from .operator import OPERATOR, call
+from .packed import call as call_packed
 
-__all__ = ["neighborhood_attention"]
+__all__ = ["neighborhood_attention", "neighborhood_attention_packed"]
 
 
 def neighborhood_attention(
@@ -56,6 +57,33 @@ def neighborhood_attention(
     return (out, lse) if return_lse else out
 
 
+def neighborhood_attention_packed(
+    qkv: Tensor,
+    window: int | Sequence[int],
+    stride: int | Sequence[int] = 1,
+    dilation: int | Sequence[int] = 1,
+    causal: bool | Sequence[bool] = False,
+    bias: Tensor | None = None,
+    scale: float | None = None,
+    return_lse: bool = False,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """Do as `neighborhood_attention` on q, k, v in one tensor, whose gradient is then written in one piece.
+
+    Args:
+        qkv: [B, *spatial, 3, heads, D], as a projection of all three gives it.
+
+    Raises:
+        ValueError: the third axis from the end is not 3, or as `neighborhood_attention`.
+    """
+    if qkv.dim() < 4 or qkv.shape[-3] != 3:
+        raise ValueError(f"qkv has shape {list(qkv.shape)}; valid: [B, *spatial, 3, heads, D]")
+    (qkv,) = autocast.cast(qkv)
+    settings = _check(*qkv.unbind(-3), window, stride, dilation, causal, bias)
+    scale = qkv.shape[-1] ** -0.5 if scale is None else float(scale)
+    out, lse = call_packed(qkv, bias, *settings, scale, dispatch.requested())
+    return (out, lse) if return_lse else out
+
+
 def _check(q, k, v, window, stride=1, dilation=1, causal=False, bias=None) -> tuple[tuple, tuple, tuple, tuple]:
     rank = check_tensors(q, k, v)
     settings = check_neighborhood(q.shape[1 : 1 + rank], window, stride, dilation, causal)
@@ -71,5 +99,6 @@ def _describe(
     return q, k, v, bias, geometry(q.shape[1:-2], *settings)
 
 
-neighborhood_attention.operator = OPERATOR
+neighborhood_attention.operator = neighborhood_attention_packed.operator = OPERATOR
 neighborhood_attention.describe = _describe
+neighborhood_attention_packed.describe = lambda qkv, *args, **kwargs: _describe(*qkv.unbind(-3), *args, **kwargs)

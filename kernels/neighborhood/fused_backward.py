@@ -9,13 +9,16 @@ dilation group fits in one tile. Each output element is written once, by one pro
 import triton
 import triton.language as tl
 
-from .fused_bias import continues, fold_pairs
+from .fused_bias import fold_pairs
 from .fused_forward import load_rows, logits, store_rows
 from .fused_tiles import (
     LOG2E,
     block_places,
     block_start,
     exists,
+    head_start,
+    item_spot,
+    map_piece,
     map_spot,
     offsets,
     own_places,
@@ -57,7 +60,7 @@ def row_delta(dout, out, dlse):
     return tl.sum(dout.to(tl.float32) * out.to(tl.float32), 1) - dlse
 
 
-@triton.jit(do_not_specialize=["axes", "tiles", "run", "batch", "heads", "images"])
+@triton.jit(do_not_specialize=["axes", "run", "pieces", "each", "batch", "images"])
 def differentiate_queries(
     q_ptr,
     k_ptr,
@@ -77,12 +80,13 @@ def differentiate_queries(
     v_strides,
     dout_strides,
     out_strides,
+    grad_strides,
     lse_strides,
     axes,
-    tiles,
     run,
+    pieces,
+    each,
     batch,
-    heads,
     images,
     scale,
     scale_log2,
@@ -96,20 +100,19 @@ def differentiate_queries(
     WIDTH: tl.constexpr,
     HAS_BIAS: tl.constexpr,
     FOLD: tl.constexpr,
-    MERGES: tl.constexpr,
     STORED: tl.constexpr,
+    RUNS: tl.constexpr,
     PLAIN: tl.constexpr,
     WIDE: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
     """dq, the terms of each query that `differentiate_keys` needs, and partial sums for dbias.
 
-    `terms_ptr` is [B, *spatial, heads, 2]: the log-sum-exp in log2 units, and delta. The sums over images stay in
-    registers.
+    `terms_ptr` is [B, *spatial, heads, 2]: the log-sum-exp in log2 units, and delta.
 
-    Program (p, head, slice) of P takes `run` tiles in a row, and folds its sums whenever the next tile is of another
-    class, or always without MERGES. With a bias, `pairs_ptr` is scratch of [programs, ROWS, COLUMNS] floats and
-    `partial_ptr` [heads, slices * P, offsets]. CHUNKS and flags as in `attend_block`.
+    Program (p, head, slice) of P takes pieces p * each and on, of at most `run` tiles (one without RUNS). The sums over
+    the images and tiles of a piece stay in registers; then they are folded, through `pairs_ptr`, scratch of [programs,
+    ROWS, COLUMNS] floats, into `partial_ptr`, [heads, slices * P, offsets]. CHUNKS and flags as in `attend_block`.
     """
     axes = unpacked(axes, PLAIN)
     head = tl.program_id(1)
@@ -118,15 +121,10 @@ def differentiate_queries(
     slot = h * (tl.num_programs(0) * tl.num_programs(2)) + slot
     i = tl.arange(0, ROWS)
     first = tl.program_id(2) * images
-    last = tl.minimum(first + images, batch)
-    first_tile = tl.program_id(0) * run
-    last_tile = tl.minimum(first_tile + run, tiles)
-    folded = 0
-    if MERGES:
-        sums = no_sums(i, CHUNKS)
-    for tile in range(first_tile, last_tile):
-        if HAS_BIAS and not MERGES:
-            sums = no_sums(i, CHUNKS)
+    images = tl.minimum(images, batch - first)
+    first_piece = tl.program_id(0) * each
+    for piece in range(first_piece, tl.minimum(first_piece + each, pieces)):
+        tile, count = map_piece(axes, piece, run)
         residues, lengths, starts = map_spot(axes, tile)
         bases = block_start(axes, starts, lengths, False)
         own = own_places(axes, starts, lengths, i)
@@ -134,6 +132,7 @@ def differentiate_queries(
         q_at = offsets(axes, own, residues, lengths, q_strides, WIDE)
         dout_at = offsets(axes, own, residues, lengths, dout_strides, WIDE)
         out_at = offsets(axes, own, residues, lengths, out_strides, WIDE)
+        dq_at = offsets(axes, own, residues, lengths, grad_strides, WIDE)
         lse_at = offsets(axes, own, residues, lengths, lse_strides, WIDE)
         k_at = ()
         v_at = ()
@@ -149,20 +148,21 @@ def differentiate_queries(
                 tables = tables + (table,)
         if SHARED:
             v_at = k_at
-        for b in range(first, last):
-            at = tl.cast(b, tl.int64)
-            out_head = at * out_strides[0] + h * D
-            lse_head = at * lse_strides[0] + h
-            q = load_rows(q_ptr + at * q_strides[0] + h * q_strides[4], q_at, D, WIDTH)
-            dout = load_rows(dout_ptr + at * dout_strides[0] + h * dout_strides[4], dout_at, D, WIDTH)
-            out = load_rows(out_ptr + out_head, out_at, D, WIDTH)
+        if HAS_BIAS:
+            sums = no_sums(i, CHUNKS)
+        for item in range(0, count * images):
+            image, along = item_spot(axes, item, first, images, RUNS)
+            q = load_rows(head_start(q_ptr, q_strides, image, along, h), q_at, D, WIDTH)
+            dout = load_rows(head_start(dout_ptr, dout_strides, image, along, h), dout_at, D, WIDTH)
+            out = load_rows(head_start(out_ptr, out_strides, image, along, h), out_at, D, WIDTH)
+            lse_head = image * lse_strides[0] + along * lse_strides[3] + h
             delta = row_delta(dout, out, tl.load(dlse_ptr + lse_head + lse_at))
             lse2 = tl.load(lse_ptr + lse_head + lse_at) * LOG2E
             term_at = terms_ptr + 2 * (lse_head + lse_at)
             tl.store(term_at, lse2, mask=valid)
             tl.store(term_at + 1, delta, mask=valid)
-            k_head = k_ptr + at * k_strides[0] + h * k_strides[4]
-            v_head = v_ptr + at * v_strides[0] + h * v_strides[4]
+            k_head = head_start(k_ptr, k_strides, image, along, h)
+            v_head = head_start(v_ptr, v_strides, image, along, h)
             dq = tl.zeros([ROWS, WIDTH], tl.float32)
             added = ()
             for c in tl.static_range(len(CHUNKS)):
@@ -178,25 +178,18 @@ def differentiate_queries(
                     added = added + (sums[c] + ds,)
             if HAS_BIAS:
                 sums = added
-            store_rows(dq_ptr + out_head, out_at, dq * scale, valid, D, WIDTH)
+            store_rows(head_start(dq_ptr, grad_strides, image, along, h), dq_at, dq * scale, valid, D, WIDTH)
         if HAS_BIAS:
-            more = continues(axes, tile, last_tile, MERGES)
-            if not more:
-                pairs = pairs_ptr + slot * ROWS * COLUMNS
-                for c in tl.static_range(len(CHUNKS)):
-                    j = STARTS[c] + tl.arange(0, CHUNKS[c])
-                    tl.store(pairs + i[:, None] * COLUMNS + j[None, :], sums[c])
-                entries = (2 * axes[0].window - 1) * (2 * axes[1].window - 1) * (2 * axes[2].window - 1)
-                fold_pairs(pairs, partial_ptr + slot * entries, axes, tile, folded > 0, ROWS, COLUMNS, FOLD)
-                folded += 1
-            if MERGES:
-                kept = ()
-                for c in tl.static_range(len(CHUNKS)):
-                    kept = kept + (tl.where(more, sums[c], 0.0),)
-                sums = kept
+            pairs = pairs_ptr + slot * ROWS * COLUMNS
+            for c in tl.static_range(len(CHUNKS)):
+                j = STARTS[c] + tl.arange(0, CHUNKS[c])
+                tl.store(pairs + i[:, None] * COLUMNS + j[None, :], sums[c])
+            entries = (2 * axes[0].window - 1) * (2 * axes[1].window - 1) * (2 * axes[2].window - 1)
+            adds = piece > first_piece
+            fold_pairs(pairs, partial_ptr + slot * entries, axes, tile, True, adds, ROWS, COLUMNS, FOLD)
 
 
-@triton.jit(do_not_specialize=["axes", "tiles", "run", "batch", "heads", "images"])
+@triton.jit(do_not_specialize=["axes", "run", "pieces", "each", "batch", "images"])
 def differentiate_queries_chunks(
     q_ptr,
     k_ptr,
@@ -216,29 +209,33 @@ def differentiate_queries_chunks(
     v_strides,
     dout_strides,
     out_strides,
+    grad_strides,
     lse_strides,
     axes,
-    tiles,
     run,
+    pieces,
+    each,
     batch,
-    heads,
     images,
     scale,
     scale_log2,
     ROWS: tl.constexpr,
     CHUNK: tl.constexpr,
+    ITEMS: tl.constexpr,
     COLUMNS: tl.constexpr,
     D: tl.constexpr,
     WIDTH: tl.constexpr,
     HAS_BIAS: tl.constexpr,
     FOLD: tl.constexpr,
-    MERGES: tl.constexpr,
     STORED: tl.constexpr,
+    RUNS: tl.constexpr,
     PLAIN: tl.constexpr,
     WIDE: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """As `differentiate_queries`, walking over the block of COLUMNS keys in chunks; the sums stay in the scratch."""
+    """As `differentiate_queries`, walking over the block of COLUMNS keys in chunks; the sums stay in the scratch, where
+    ITEMS images or tiles at a time are added.
+    """
     axes = unpacked(axes, PLAIN)
     head = tl.program_id(1)
     h = head.to(tl.int64)
@@ -248,12 +245,10 @@ def differentiate_queries_chunks(
         pairs = pairs_ptr + slot * ROWS * COLUMNS
     i = tl.arange(0, ROWS)
     first = tl.program_id(2) * images
-    last = tl.minimum(first + images, batch)
-    first_tile = tl.program_id(0) * run
-    last_tile = tl.minimum(first_tile + run, tiles)
-    folded = 0
-    more = False
-    for tile in range(first_tile, last_tile):
+    images = tl.minimum(images, batch - first)
+    first_piece = tl.program_id(0) * each
+    for piece in range(first_piece, tl.minimum(first_piece + each, pieces)):
+        tile, count = map_piece(axes, piece, run)
         residues, lengths, starts = map_spot(axes, tile)
         bases = block_start(axes, starts, lengths, False)
         own = own_places(axes, starts, lengths, i)
@@ -261,38 +256,62 @@ def differentiate_queries_chunks(
         q_at = offsets(axes, own, residues, lengths, q_strides, WIDE)
         dout_at = offsets(axes, own, residues, lengths, dout_strides, WIDE)
         out_at = offsets(axes, own, residues, lengths, out_strides, WIDE)
+        dq_at = offsets(axes, own, residues, lengths, grad_strides, WIDE)
         lse_at = offsets(axes, own, residues, lengths, lse_strides, WIDE)
-        for b in range(first, last):
-            at = tl.cast(b, tl.int64)
-            out_head = at * out_strides[0] + h * D
-            lse_head = at * lse_strides[0] + h
-            q = load_rows(q_ptr + at * q_strides[0] + h * q_strides[4], q_at, D, WIDTH)
-            dout = load_rows(dout_ptr + at * dout_strides[0] + h * dout_strides[4], dout_at, D, WIDTH)
-            out = load_rows(out_ptr + out_head, out_at, D, WIDTH)
-            delta = row_delta(dout, out, tl.load(dlse_ptr + lse_head + lse_at))
-            lse2 = tl.load(lse_ptr + lse_head + lse_at) * LOG2E
-            term_at = terms_ptr + 2 * (lse_head + lse_at)
-            tl.store(term_at, lse2, mask=valid)
-            tl.store(term_at + 1, delta, mask=valid)
-            k_head = k_ptr + at * k_strides[0] + h * k_strides[4]
-            v_head = v_ptr + at * v_strides[0] + h * v_strides[4]
-            dq = tl.zeros([ROWS, WIDTH], tl.float32)
+        items = count * images
+        for begin in range(0, items, ITEMS):
+            q = ()
+            dout = ()
+            lse2 = ()
+            delta = ()
+            k_head = ()
+            v_head = ()
+            dq = ()
+            for t in tl.static_range(ITEMS):
+                # The last one again where there is no other.
+                image, along = item_spot(axes, tl.minimum(begin + t, items - 1), first, images, RUNS)
+                row = load_rows(head_start(dout_ptr, dout_strides, image, along, h), dout_at, D, WIDTH)
+                out = load_rows(head_start(out_ptr, out_strides, image, along, h), out_at, D, WIDTH)
+                lse_head = image * lse_strides[0] + along * lse_strides[3] + h
+                row_lse2 = tl.load(lse_ptr + lse_head + lse_at) * LOG2E
+                difference = row_delta(row, out, tl.load(dlse_ptr + lse_head + lse_at))
+                term_at = terms_ptr + 2 * (lse_head + lse_at)
+                tl.store(term_at, row_lse2, mask=valid)
+                tl.store(term_at + 1, difference, mask=valid)
+                q = q + (load_rows(head_start(q_ptr, q_strides, image, along, h), q_at, D, WIDTH),)
+                dout = dout + (row,)
+                lse2 = lse2 + (row_lse2,)
+                delta = delta + (difference,)
+                k_head = k_head + (head_start(k_ptr, k_strides, image, along, h),)
+                v_head = v_head + (head_start(v_ptr, v_strides, image, along, h),)
+                dq = dq + (tl.zeros([ROWS, WIDTH], tl.float32),)
             for c in range(0, COLUMNS, CHUNK):
                 j = c + tl.arange(0, CHUNK)
                 others = block_places(axes, bases, lengths, j)
-                k = load_rows(k_head, offsets(axes, others, residues, lengths, k_strides, WIDE), D, WIDTH)
-                v = load_rows(v_head, offsets(axes, others, residues, lengths, v_strides, WIDE), D, WIDTH)
+                k_at = offsets(axes, others, residues, lengths, k_strides, WIDE)
+                v_at = offsets(axes, others, residues, lengths, v_strides, WIDE)
                 table = tile_table(table_ptr, bias_ptr, axes, tile, head, i, j, COLUMNS, False, HAS_BIAS, STORED)
-                ds, dq = query_terms(q, k, v, dout, lse2, delta, table, dq, scale_log2, PRECISION)
+                total = tl.zeros([ROWS, CHUNK], tl.float32)
+                added = ()
+                for t in tl.static_range(ITEMS):
+                    k = load_rows(k_head[t], k_at, D, WIDTH)
+                    v = load_rows(v_head[t], v_at, D, WIDTH)
+                    ds, part = query_terms(q[t], k, v, dout[t], lse2[t], delta[t], table, dq[t], scale_log2, PRECISION)
+                    added = added + (part,)
+                    if t == 0:
+                        total = ds
+                    else:
+                        total += tl.where(begin + t < items, ds, 0.0)
+                dq = added
                 if HAS_BIAS:
                     pair = pairs + i[:, None] * COLUMNS + j[None, :]
-                    if (b > first) | more:
-                        ds += tl.load(pair)
-                    tl.store(pair, ds)
-            store_rows(dq_ptr + out_head, out_at, dq * scale, valid, D, WIDTH)
+                    if begin > 0:
+                        total += tl.load(pair)
+                    tl.store(pair, total)
+            for t in tl.static_range(ITEMS):
+                image, along = item_spot(axes, tl.minimum(begin + t, items - 1), first, images, RUNS)
+                store_rows(head_start(dq_ptr, grad_strides, image, along, h), dq_at, dq[t] * scale, valid, D, WIDTH)
         if HAS_BIAS:
-            more = continues(axes, tile, last_tile, MERGES)
-            if not more:
-                entries = (2 * axes[0].window - 1) * (2 * axes[1].window - 1) * (2 * axes[2].window - 1)
-                fold_pairs(pairs, partial_ptr + slot * entries, axes, tile, folded > 0, ROWS, COLUMNS, FOLD)
-                folded += 1
+            entries = (2 * axes[0].window - 1) * (2 * axes[1].window - 1) * (2 * axes[2].window - 1)
+            adds = piece > first_piece
+            fold_pairs(pairs, partial_ptr + slot * entries, axes, tile, items > 0, adds, ROWS, COLUMNS, FOLD)

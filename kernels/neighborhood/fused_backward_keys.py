@@ -14,6 +14,9 @@ from .fused_tiles import (
     block_places,
     block_start,
     exists,
+    head_start,
+    item_spot,
+    map_piece,
     map_spot,
     offsets,
     own_places,
@@ -28,7 +31,7 @@ def load_terms(ptr, at):
     return tl.split(tl.load(ptr + 2 * at[:, None] + tl.arange(0, 2)[None, :]))
 
 
-@triton.jit(do_not_specialize=["axes", "batch", "heads", "images"])
+@triton.jit(do_not_specialize=["axes", "run", "batch", "images"])
 def differentiate_keys(
     q_ptr,
     k_ptr,
@@ -43,11 +46,11 @@ def differentiate_keys(
     k_strides,
     v_strides,
     dout_strides,
-    out_strides,
+    grad_strides,
     lse_strides,
     axes,
+    run,
     batch,
-    heads,
     images,
     scale,
     scale_log2,
@@ -60,13 +63,16 @@ def differentiate_keys(
     WIDTH: tl.constexpr,
     HAS_BIAS: tl.constexpr,
     STORED: tl.constexpr,
+    RUNS: tl.constexpr,
     PLAIN: tl.constexpr,
     WIDE: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """dk and dv of tile `program_id(0)`, head `program_id(1)`, for `images` images from slice `program_id(2)`."""
+    """dk and dv of piece `program_id(0)` of at most `run` tiles (one without RUNS), head `program_id(1)`, `images`
+    images of slice `program_id(2)`.
+    """
     axes = unpacked(axes, PLAIN)
-    tile = tl.program_id(0)
+    tile, count = map_piece(axes, tl.program_id(0), run)
     head = tl.program_id(1)
     residues, lengths, starts = map_spot(axes, tile)
     bases = block_start(axes, starts, lengths, True)
@@ -75,7 +81,7 @@ def differentiate_keys(
     valid = exists(own, lengths)
     k_at = offsets(axes, own, residues, lengths, k_strides, WIDE)
     v_at = offsets(axes, own, residues, lengths, v_strides, WIDE)
-    out_at = offsets(axes, own, residues, lengths, out_strides, WIDE)
+    grad_at = offsets(axes, own, residues, lengths, grad_strides, WIDE)
     q_at = ()
     dout_at = ()
     lse_at = ()
@@ -90,14 +96,15 @@ def differentiate_keys(
             table = tile_table(table_ptr, bias_ptr, axes, tile, head, i, j, COLUMNS, True, HAS_BIAS, STORED)
             tables = tables + (table,)
     first = tl.program_id(2) * images
+    images = tl.minimum(images, batch - first)
     h = head.to(tl.int64)
-    for b in range(first, tl.minimum(first + images, batch)):
-        at = tl.cast(b, tl.int64)
-        k = load_rows(k_ptr + at * k_strides[0] + h * k_strides[4], k_at, D, WIDTH)
-        v = load_rows(v_ptr + at * v_strides[0] + h * v_strides[4], v_at, D, WIDTH)
-        q_head = q_ptr + at * q_strides[0] + h * q_strides[4]
-        dout_head = dout_ptr + at * dout_strides[0] + h * dout_strides[4]
-        terms = terms_ptr + 2 * (at * lse_strides[0] + h)
+    for item in range(0, count * images):
+        image, along = item_spot(axes, item, first, images, RUNS)
+        k = load_rows(head_start(k_ptr, k_strides, image, along, h), k_at, D, WIDTH)
+        v = load_rows(head_start(v_ptr, v_strides, image, along, h), v_at, D, WIDTH)
+        q_head = head_start(q_ptr, q_strides, image, along, h)
+        dout_head = head_start(dout_ptr, dout_strides, image, along, h)
+        terms = terms_ptr + 2 * (image * lse_strides[0] + along * lse_strides[3] + h)
         dk = tl.zeros([ROWS, WIDTH], tl.float32)
         dv = tl.zeros([ROWS, WIDTH], tl.float32)
         for c in tl.static_range(len(CHUNKS)):
@@ -110,12 +117,11 @@ def differentiate_keys(
             dout = load_rows(dout_head, dout_at[c], D, WIDTH)
             lse2, delta = load_terms(terms, lse_at[c])
             dk, dv = key_terms(k, v, q, dout, lse2, delta, table, dk, dv, scale_log2, PRECISION)
-        out_head = at * out_strides[0] + h * D
-        store_rows(dk_ptr + out_head, out_at, dk * scale, valid, D, WIDTH)
-        store_rows(dv_ptr + out_head, out_at, dv, valid, D, WIDTH)
+        store_rows(head_start(dk_ptr, grad_strides, image, along, h), grad_at, dk * scale, valid, D, WIDTH)
+        store_rows(head_start(dv_ptr, grad_strides, image, along, h), grad_at, dv, valid, D, WIDTH)
 
 
-@triton.jit(do_not_specialize=["axes", "batch", "heads", "images"])
+@triton.jit(do_not_specialize=["axes", "run", "batch", "images"])
 def differentiate_keys_chunks(
     q_ptr,
     k_ptr,
@@ -130,11 +136,11 @@ def differentiate_keys_chunks(
     k_strides,
     v_strides,
     dout_strides,
-    out_strides,
+    grad_strides,
     lse_strides,
     axes,
+    run,
     batch,
-    heads,
     images,
     scale,
     scale_log2,
@@ -145,13 +151,14 @@ def differentiate_keys_chunks(
     WIDTH: tl.constexpr,
     HAS_BIAS: tl.constexpr,
     STORED: tl.constexpr,
+    RUNS: tl.constexpr,
     PLAIN: tl.constexpr,
     WIDE: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
     """As `differentiate_keys`, walking over the block of COLUMNS queries in chunks of CHUNK."""
     axes = unpacked(axes, PLAIN)
-    tile = tl.program_id(0)
+    tile, count = map_piece(axes, tl.program_id(0), run)
     head = tl.program_id(1)
     residues, lengths, starts = map_spot(axes, tile)
     bases = block_start(axes, starts, lengths, True)
@@ -160,16 +167,17 @@ def differentiate_keys_chunks(
     valid = exists(own, lengths)
     k_at = offsets(axes, own, residues, lengths, k_strides, WIDE)
     v_at = offsets(axes, own, residues, lengths, v_strides, WIDE)
-    out_at = offsets(axes, own, residues, lengths, out_strides, WIDE)
+    grad_at = offsets(axes, own, residues, lengths, grad_strides, WIDE)
     first = tl.program_id(2) * images
+    images = tl.minimum(images, batch - first)
     h = head.to(tl.int64)
-    for b in range(first, tl.minimum(first + images, batch)):
-        at = tl.cast(b, tl.int64)
-        k = load_rows(k_ptr + at * k_strides[0] + h * k_strides[4], k_at, D, WIDTH)
-        v = load_rows(v_ptr + at * v_strides[0] + h * v_strides[4], v_at, D, WIDTH)
-        q_head = q_ptr + at * q_strides[0] + h * q_strides[4]
-        dout_head = dout_ptr + at * dout_strides[0] + h * dout_strides[4]
-        terms = terms_ptr + 2 * (at * lse_strides[0] + h)
+    for item in range(0, count * images):
+        image, along = item_spot(axes, item, first, images, RUNS)
+        k = load_rows(head_start(k_ptr, k_strides, image, along, h), k_at, D, WIDTH)
+        v = load_rows(head_start(v_ptr, v_strides, image, along, h), v_at, D, WIDTH)
+        q_head = head_start(q_ptr, q_strides, image, along, h)
+        dout_head = head_start(dout_ptr, dout_strides, image, along, h)
+        terms = terms_ptr + 2 * (image * lse_strides[0] + along * lse_strides[3] + h)
         dk = tl.zeros([ROWS, WIDTH], tl.float32)
         dv = tl.zeros([ROWS, WIDTH], tl.float32)
         for c in range(0, COLUMNS, CHUNK):
@@ -181,12 +189,11 @@ def differentiate_keys_chunks(
             lse2, delta = load_terms(terms, lse_at)
             table = tile_table(table_ptr, bias_ptr, axes, tile, head, i, j, COLUMNS, True, HAS_BIAS, STORED)
             dk, dv = key_terms(k, v, q, dout, lse2, delta, table, dk, dv, scale_log2, PRECISION)
-        out_head = at * out_strides[0] + h * D
-        store_rows(dk_ptr + out_head, out_at, dk * scale, valid, D, WIDTH)
-        store_rows(dv_ptr + out_head, out_at, dv, valid, D, WIDTH)
+        store_rows(head_start(dk_ptr, grad_strides, image, along, h), grad_at, dk * scale, valid, D, WIDTH)
+        store_rows(head_start(dv_ptr, grad_strides, image, along, h), grad_at, dv, valid, D, WIDTH)
 
 
-@triton.jit(do_not_specialize=["axes", "batch", "heads", "images"])
+@triton.jit(do_not_specialize=["axes", "batch", "images"])
 def differentiate_group(
     q_ptr,
     k_ptr,
@@ -207,10 +214,10 @@ def differentiate_group(
     v_strides,
     dout_strides,
     out_strides,
+    grad_strides,
     lse_strides,
     axes,
     batch,
-    heads,
     images,
     scale,
     scale_log2,
@@ -238,6 +245,7 @@ def differentiate_group(
     v_at = offsets(axes, own, residues, lengths, v_strides, WIDE)
     dout_at = offsets(axes, own, residues, lengths, dout_strides, WIDE)
     out_at = offsets(axes, own, residues, lengths, out_strides, WIDE)
+    grad_at = offsets(axes, own, residues, lengths, grad_strides, WIDE)
     lse_at = offsets(axes, own, residues, lengths, lse_strides, WIDE)
     table = tile_table(table_ptr, bias_ptr, axes, tile, head, i, i, ROWS, False, HAS_BIAS, STORED)
     total = tl.zeros([ROWS, ROWS], tl.float32)
@@ -262,13 +270,14 @@ def differentiate_group(
         ds = ds.to(q.dtype)
         dk = tl.dot(tl.trans(ds), q, input_precision=PRECISION)
         dq = tl.dot(ds, k, input_precision=PRECISION)
-        store_rows(dq_ptr + out_head, out_at, dq * scale, valid, D, WIDTH)
-        store_rows(dk_ptr + out_head, out_at, dk * scale, valid, D, WIDTH)
-        store_rows(dv_ptr + out_head, out_at, dv, valid, D, WIDTH)
+        grad_head = at * grad_strides[0] + h * grad_strides[4]
+        store_rows(dq_ptr + grad_head, grad_at, dq * scale, valid, D, WIDTH)
+        store_rows(dk_ptr + grad_head, grad_at, dk * scale, valid, D, WIDTH)
+        store_rows(dv_ptr + grad_head, grad_at, dv, valid, D, WIDTH)
     if HAS_BIAS:
         slot = tl.program_id(2) * tl.num_programs(0) + tl.program_id(0)
         slot = h * (tl.num_programs(0) * tl.num_programs(2)) + slot
         pairs = pairs_ptr + slot * ROWS * ROWS
         tl.store(pairs + i[:, None] * ROWS + i[None, :], total)
         entries = (2 * axes[0].window - 1) * (2 * axes[1].window - 1) * (2 * axes[2].window - 1)
-        fold_pairs(pairs, partial_ptr + slot * entries, axes, tile, False, ROWS, ROWS, FOLD)
+        fold_pairs(pairs, partial_ptr + slot * entries, axes, tile, True, False, ROWS, ROWS, FOLD)

@@ -8,23 +8,17 @@ atomics, so the result is the same every time.
 import triton
 import triton.language as tl
 
-from .fused_tiles import block_start, map_class, map_spot, own_places, unravel, within
+from .fused_tiles import block_start, map_spot, own_places, unravel, within
 
 BINS = tl.constexpr(256)
 
 
 @triton.jit
-def continues(axes, tile, last, MERGES: tl.constexpr):
-    """Whether the tile after `tile` is before `last` and of the same class, so that its pairs add to the same sums."""
-    if MERGES:
-        return (tile + 1 < last) & (map_class(axes, tile + 1) == map_class(axes, tile))
-    return tile < 0
-
-
-@triton.jit
-def fold_pairs(pairs_ptr, partial_ptr, axes, tile, adds, ROWS: tl.constexpr, COLUMNS: tl.constexpr, FOLD: tl.constexpr):
-    """Sum [ROWS, COLUMNS] pairs of a tile by offset into `partial_ptr`, on top of it when `adds`; FOLD rows at a
-    time.
+def fold_pairs(
+    pairs_ptr, partial_ptr, axes, tile, filled, adds, ROWS: tl.constexpr, COLUMNS: tl.constexpr, FOLD: tl.constexpr
+):
+    """Sum [ROWS, COLUMNS] pairs of a tile, none unless `filled`, by offset into `partial_ptr`, on top of it when
+    `adds`; FOLD rows at a time.
     """
     # The pairs were written by other threads of this program.
     tl.debug_barrier()
@@ -45,9 +39,22 @@ def fold_pairs(pairs_ptr, partial_ptr, axes, tile, adds, ROWS: tl.constexpr, COL
             key_x = (own[2] - bases[2] - axes[2].window + 1)[:, None] + x[None, :]
             # Pairs outside the window were summed as zeros, so it is enough to stay inside the block.
             held = within(key_z, 0, axes[0].extent) & within(key_y, 0, axes[1].extent)
-            held = held & within(key_x, 0, axes[2].extent) & (entry < entries)[None, :]
+            held = held & within(key_x, 0, axes[2].extent) & ((entry < entries) & filled)[None, :]
             j = (key_z * axes[1].extent + key_y) * axes[2].extent + key_x
             total += tl.sum(tl.load(pairs_ptr + i[:, None] * COLUMNS + j, mask=held, other=0.0), 0)
         total += tl.load(partial_ptr + entry, mask=(entry < entries) & adds, other=0.0)
         tl.store(partial_ptr + entry, total, mask=entry < entries)
     tl.debug_barrier()
+
+
+@triton.jit(do_not_specialize=["programs", "entries"])
+def sum_partial(partial_ptr, dbias_ptr, programs, entries, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """Sum [heads, programs, entries] over programs, in a fixed order; grid (entries / COLUMNS, heads)."""
+    head = tl.program_id(1).to(tl.int64)
+    entry = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
+    total = tl.zeros([ROWS, COLUMNS], tl.float32)
+    for at in range(0, programs, ROWS):
+        row = at + tl.arange(0, ROWS)
+        place = (head * programs + row)[:, None] * entries + entry[None, :]
+        total += tl.load(partial_ptr + place, mask=(row < programs)[:, None] & (entry < entries)[None, :], other=0.0)
+    tl.store(dbias_ptr + head * entries + entry, tl.sum(total, 0), mask=entry < entries)

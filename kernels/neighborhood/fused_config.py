@@ -19,7 +19,8 @@ class Config:
     `registers` caps a thread's. `chunk` is the largest number of neighbors taken at a time. With `whole`, all chunks
     of a block are unrolled: no online softmax, and with `held` the tables of logits stay in registers over the images
     of the batch. `stored` reads the tables from memory rather than building them in each program. In the backward,
-    `group` takes a whole dilation group in one program.
+    `group` takes a whole dilation group in one program. `items` tiles or images at a time are added to sums kept in
+    memory. `runs` lets a program walk along a row of like tiles when there are more tiles than programs to aim for.
     """
 
     tile: tuple[int, int, int]
@@ -32,6 +33,8 @@ class Config:
     held: bool = True
     stored: bool = True
     group: bool = False
+    items: int = 1
+    runs: bool = True
     registers: int | None = None
 
 
@@ -75,25 +78,24 @@ def choose(kernel: str, geometry: Geometry, dtype: torch.dtype, width: int, bias
         programs = 264 if math.prod(axis.dilation for axis in axes) == 1 else 512
         return Config(groups, 64, stages=3, programs=programs, chunk=64, stored=False, group=kernel != "forward")
     narrow = cut_tile(axes, groups, 32)[2] == 7
-    row = WHOLE[kernel, "7" if narrow else "8", 32 if width <= 32 else 64]
+    row = SMALL[kernel, "7" if narrow else "8", 32 if width <= 32 else 64]
     if kernel == "keys" and narrow and width <= 32 and max(groups) <= 14:
         row = Config(ANY, 64, stages=3, programs=528, chunk=64)
-    elif kernel == "keys" and width <= 32 and batch < 4:
-        # Too few images for a deeper pipeline over them.
-        row = replace(row, stages=2, chunk=64)
+    elif width <= 32 and batch < 4 and not narrow:
+        row = FEW_IMAGES[kernel]
     elif kernel == "queries" and width > 32 and bias:
         # The sums for dbias do not fit in registers beside wider heads.
-        row = CHUNKS[kernel, bias]
+        row = Config(ANY, 16, warps=1, stages=3, chunk=16, whole=False, programs=2640)
     tile = cut_tile(axes, groups, row.rows)
     if width <= 64 and tile_map(geometry, tile, kernel == "keys").block <= 176:
         return replace(row, tile=tile)
-    row = CHUNKS[kernel, bias]
+    row = LARGE[kernel, bias]
     return replace(row, tile=cut_tile(axes, groups, row.rows), stages=row.stages if width <= 128 else 2)
 
 
 ANY = (0, 0, 0)
-# Blocks held whole, by kernel, width of the tile and head dimension.
-WHOLE = {
+# Blocks of up to 176 neighbors, by kernel, width of the tile and head dimension.
+SMALL = {
     ("forward", "8", 32): Config(ANY, 32, warps=2, stages=3, chunk=128),
     ("forward", "8", 64): Config(ANY, 32, warps=2, stages=2, chunk=128),
     ("forward", "7", 32): Config(ANY, 16, warps=1, stages=3, chunk=128),
@@ -103,16 +105,22 @@ WHOLE = {
     ("queries", "7", 32): Config(ANY, 16, warps=1, stages=2, chunk=32),
     ("queries", "7", 64): Config(ANY, 16, warps=1, stages=2, chunk=32, held=False),
     ("keys", "8", 32): Config(ANY, 32, warps=2, stages=3, chunk=32, programs=2000),
-    ("keys", "8", 64): Config(ANY, 32, warps=2, stages=2, chunk=32, held=False),
+    ("keys", "8", 64): Config(ANY, 32, warps=2, stages=3, chunk=32, whole=False, runs=False),
     ("keys", "7", 32): Config(ANY, 32, warps=2, stages=3, chunk=32),
     ("keys", "7", 64): Config(ANY, 32, warps=2, stages=2, chunk=32, held=False),
 }
+# The same where a pipeline over images has little to do.
+FEW_IMAGES = {
+    "forward": Config(ANY, 32, warps=2, stages=2, chunk=128, programs=1300),
+    "queries": Config(ANY, 16, warps=1, stages=2, chunk=16, programs=1584),
+    "keys": Config(ANY, 32, warps=2, stages=2, chunk=32, programs=792),
+}
 # Larger blocks, by kernel and whether there is a bias.
-CHUNKS = {
-    ("forward", False): Config(ANY, 64, stages=3, chunk=32, whole=False),
-    ("forward", True): Config(ANY, 64, stages=3, chunk=32, whole=False),
+LARGE = {
+    ("forward", False): Config(ANY, 64, stages=3, chunk=32, whole=False, runs=False),
+    ("forward", True): Config(ANY, 64, stages=3, chunk=32, whole=False, runs=False),
     ("queries", False): Config(ANY, 64, stages=3, chunk=32, whole=False),
-    ("queries", True): Config(ANY, 32, warps=2, stages=3, chunk=32, whole=False, programs=528),
-    ("keys", False): Config(ANY, 64, stages=3, chunk=32, whole=False),
-    ("keys", True): Config(ANY, 32, warps=2, stages=3, chunk=32, whole=False),
+    ("queries", True): Config(ANY, 32, warps=2, stages=3, chunk=32, whole=False, programs=1040),
+    ("keys", False): Config(ANY, 64, stages=3, chunk=32, whole=False, runs=False),
+    ("keys", True): Config(ANY, 32, warps=2, stages=3, chunk=32, whole=False, runs=False),
 }

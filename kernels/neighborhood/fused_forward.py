@@ -13,6 +13,9 @@ from .fused_tiles import (
     block_places,
     block_start,
     exists,
+    head_start,
+    item_spot,
+    map_piece,
     map_spot,
     offsets,
     own_places,
@@ -42,7 +45,7 @@ def logits(rows, columns, scale, table, PRECISION: tl.constexpr):
     return tl.dot(rows, tl.trans(columns), input_precision=PRECISION) * scale + table
 
 
-@triton.jit(do_not_specialize=["axes", "batch", "heads", "images"])
+@triton.jit(do_not_specialize=["axes", "run", "batch", "images"])
 def attend_block(
     q_ptr,
     k_ptr,
@@ -57,8 +60,8 @@ def attend_block(
     out_strides,
     lse_strides,
     axes,
+    run,
     batch,
-    heads,
     images,
     scale,
     ROWS: tl.constexpr,
@@ -71,17 +74,19 @@ def attend_block(
     WIDTH: tl.constexpr,
     HAS_BIAS: tl.constexpr,
     STORED: tl.constexpr,
+    RUNS: tl.constexpr,
     PLAIN: tl.constexpr,
     WIDE: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """Output and log-sum-exp of tile `program_id(0)`, head `program_id(1)`, `images` images of slice `program_id(2)`.
+    """Output and log-sum-exp of piece `program_id(0)` of at most `run` tiles (one without RUNS), head `program_id(1)`,
+    `images` images of slice `program_id(2)`.
 
     The block of COLUMNS keys is cut into CHUNKS (powers of two, from STARTS), so that it is padded little. HELD keeps
     the table in registers over the images; SHARED says that v has the strides of k.
     """
     axes = unpacked(axes, PLAIN)
-    tile = tl.program_id(0)
+    tile, count = map_piece(axes, tl.program_id(0), run)
     head = tl.program_id(1)
     residues, lengths, starts = map_spot(axes, tile)
     bases = block_start(axes, starts, lengths, False)
@@ -106,12 +111,13 @@ def attend_block(
     if SHARED:
         v_at = k_at
     first = tl.program_id(2) * images
+    images = tl.minimum(images, batch - first)
     h = head.to(tl.int64)
-    for b in range(first, tl.minimum(first + images, batch)):
-        at = tl.cast(b, tl.int64)
-        q = load_rows(q_ptr + at * q_strides[0] + h * q_strides[4], q_at, D, WIDTH)
-        k_head = k_ptr + at * k_strides[0] + h * k_strides[4]
-        v_head = v_ptr + at * v_strides[0] + h * v_strides[4]
+    for item in range(0, count * images):
+        image, along = item_spot(axes, item, first, images, RUNS)
+        q = load_rows(head_start(q_ptr, q_strides, image, along, h), q_at, D, WIDTH)
+        k_head = head_start(k_ptr, k_strides, image, along, h)
+        v_head = head_start(v_ptr, v_strides, image, along, h)
         # A finite start keeps padding rows, which see no key, free of NaN.
         top = tl.full([ROWS], -1e30, tl.float32)
         scores = ()
@@ -132,11 +138,13 @@ def attend_block(
             v = load_rows(v_head, v_at[c], D, WIDTH)
             out = tl.dot(p.to(v.dtype), v, out, input_precision=PRECISION)
         total = tl.where(valid, total, 1.0)
-        store_rows(out_ptr + at * out_strides[0] + h * D, out_at, out / total[:, None], valid, D, WIDTH)
-        tl.store(lse_ptr + at * lse_strides[0] + h + lse_at, (top + tl.log2(total)) * LN2, mask=valid)
+        out_head = head_start(out_ptr, out_strides, image, along, h)
+        store_rows(out_head, out_at, out / total[:, None], valid, D, WIDTH)
+        lse_head = head_start(lse_ptr, lse_strides, image, along, h)
+        tl.store(lse_head + lse_at, (top + tl.log2(total)) * LN2, mask=valid)
 
 
-@triton.jit(do_not_specialize=["axes", "batch", "heads", "images"])
+@triton.jit(do_not_specialize=["axes", "run", "batch", "images"])
 def attend_chunks(
     q_ptr,
     k_ptr,
@@ -151,8 +159,8 @@ def attend_chunks(
     out_strides,
     lse_strides,
     axes,
+    run,
     batch,
-    heads,
     images,
     scale,
     ROWS: tl.constexpr,
@@ -162,13 +170,14 @@ def attend_chunks(
     WIDTH: tl.constexpr,
     HAS_BIAS: tl.constexpr,
     STORED: tl.constexpr,
+    RUNS: tl.constexpr,
     PLAIN: tl.constexpr,
     WIDE: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
     """As `attend_block`, walking over the block of COLUMNS keys in chunks of CHUNK."""
     axes = unpacked(axes, PLAIN)
-    tile = tl.program_id(0)
+    tile, count = map_piece(axes, tl.program_id(0), run)
     head = tl.program_id(1)
     residues, lengths, starts = map_spot(axes, tile)
     bases = block_start(axes, starts, lengths, False)
@@ -179,12 +188,13 @@ def attend_chunks(
     out_at = offsets(axes, own, residues, lengths, out_strides, WIDE)
     lse_at = offsets(axes, own, residues, lengths, lse_strides, WIDE)
     first = tl.program_id(2) * images
+    images = tl.minimum(images, batch - first)
     h = head.to(tl.int64)
-    for b in range(first, tl.minimum(first + images, batch)):
-        at = tl.cast(b, tl.int64)
-        q = load_rows(q_ptr + at * q_strides[0] + h * q_strides[4], q_at, D, WIDTH)
-        k_head = k_ptr + at * k_strides[0] + h * k_strides[4]
-        v_head = v_ptr + at * v_strides[0] + h * v_strides[4]
+    for item in range(0, count * images):
+        image, along = item_spot(axes, item, first, images, RUNS)
+        q = load_rows(head_start(q_ptr, q_strides, image, along, h), q_at, D, WIDTH)
+        k_head = head_start(k_ptr, k_strides, image, along, h)
+        v_head = head_start(v_ptr, v_strides, image, along, h)
         # A finite start keeps chunks that a row does not see free of NaN.
         top = tl.full([ROWS], -1e30, tl.float32)
         total = tl.zeros([ROWS], tl.float32)
@@ -203,5 +213,7 @@ def attend_chunks(
             out = tl.dot(p.to(v.dtype), v, out * shrink[:, None], input_precision=PRECISION)
             top = new_top
         total = tl.where(valid, total, 1.0)
-        store_rows(out_ptr + at * out_strides[0] + h * D, out_at, out / total[:, None], valid, D, WIDTH)
-        tl.store(lse_ptr + at * lse_strides[0] + h + lse_at, (top + tl.log2(total)) * LN2, mask=valid)
+        out_head = head_start(out_ptr, out_strides, image, along, h)
+        store_rows(out_head, out_at, out / total[:, None], valid, D, WIDTH)
+        lse_head = head_start(lse_ptr, lse_strides, image, along, h)
+        tl.store(lse_head + lse_at, (top + tl.log2(total)) * LN2, mask=valid)

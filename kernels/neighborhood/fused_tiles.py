@@ -30,6 +30,7 @@ def unpacked_axis(axis, PLAIN: tl.constexpr):
         axis.extent >> SHIFT,
         axis.left >> SHIFT,
         axis.right >> SHIFT,
+        axis.tail >> SHIFT,
     )
 
 
@@ -148,6 +149,47 @@ def map_spot(axes, tile):
     ry, ny, sy = axis_spot(axes[1], tile // tiles_x % tiles_y)
     rx, nx, sx = axis_spot(axes[2], tile % tiles_x)
     return (rz, ry, rx), (nz, ny, nx), (sz, sy, sx)
+
+
+@triton.jit
+def map_piece(axes, piece, run):
+    """Number of the first tile of a piece, and how many like tiles it holds: at most `run`, side by side along x.
+
+    Tiles that are like no other are pieces of their own. Short groups have as many pieces as long ones, some empty.
+    """
+    x = axes[2]
+    tiles = (x.length + x.dilation * x.tile - 1) // (x.dilation * x.tile)
+    left = tl.minimum(x.left, tiles)
+    tail = tl.minimum(x.tail, tiles - left)
+    runs = (tiles - left - tail + run - 1) // run
+    index = piece % ((left + runs + tail) * x.dilation)
+    residue = index % x.dilation
+    index = index // x.dilation
+    own = ((x.length - residue + x.dilation - 1) // x.dilation + x.tile - 1) // x.tile
+    end = left + tl.maximum(own - left - tail, 0)  # of the like tiles
+    first = tl.where(
+        index < left, index, tl.where(index < left + runs, left + (index - left) * run, end + index - left - runs)
+    )
+    alone = (index < left) | (index >= left + runs)
+    count = tl.where(alone, (first < own).to(tl.int32), tl.maximum(tl.minimum(run, end - first), 0))
+    row = piece // ((left + runs + tail) * x.dilation)
+    return (row * tiles + tl.minimum(first, tiles - 1)) * x.dilation + residue, count
+
+
+@triton.jit
+def item_spot(axes, item, first, images, RUNS: tl.constexpr):
+    """Image of an item of a piece, and how many tokens along x its tile lies from the first; images come fastest."""
+    if RUNS:
+        tile = item // images
+        along = tile * (axes[2].tile * axes[2].dilation)
+        return tl.cast(first + item - tile * images, tl.int64), tl.cast(along, tl.int64)
+    return tl.cast(first + item, tl.int64), tl.cast(0, tl.int64)
+
+
+@triton.jit
+def head_start(ptr, strides, image, along, head):
+    """Pointer to the first token of a head in an image, `along` tokens further along x."""
+    return ptr + (image * strides[0] + along * strides[3] + head * strides[4])
 
 
 @triton.jit

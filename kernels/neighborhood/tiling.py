@@ -18,7 +18,7 @@ class TiledAxis(NamedTuple):
 
     `ahead` and `behind` place a window: it starts `behind` places before the leader, which lies `ahead` places after
     the start of its stride group. `extent` is the length of the neighbor block of a tile; of the tiles of a group, the
-    first `left` and the last `right` differ from those between.
+    first `left` and the last `right` differ from those between; all but the last `tail` have blocks within the group.
     """
 
     length: int
@@ -32,6 +32,7 @@ class TiledAxis(NamedTuple):
     extent: int
     left: int
     right: int
+    tail: int
 
 
 SHIFT = 5
@@ -60,6 +61,13 @@ class Tiling(NamedTuple):
     @property
     def block(self) -> int:
         return math.prod(axis.extent for axis in self.axes)
+
+    def pieces(self, run: int) -> int:
+        """Return the number of pieces of at most `run` like tiles, side by side along x."""
+        x = self.axes[2]
+        tiles = -(-x.length // (x.dilation * x.tile))
+        ends = min(x.left + x.tail, tiles)
+        return self.tiles // tiles * (ends - (ends - tiles) // run)
 
 
 def padded_axes(geometry: Geometry) -> tuple[Axis, Axis, Axis]:
@@ -98,7 +106,7 @@ def tile_axis(axis: Axis, tile: int, inverse: bool) -> tuple[TiledAxis, int, int
     longest = axis.group_length(0)
     lengths = {longest, axis.group_length(axis.dilation - 1)}
     period = math.lcm(tile, axis.stride)
-    extent, left, right = 1, 0, 0
+    extent, left, right, ends = 1, 0, 0, []
     for n in lengths:
         # Patterns repeat with the period, so a long group needs only its two ends looked at.
         n -= max(0, (n - 4 * (axis.window + axis.stride + period)) // period) * period
@@ -108,6 +116,12 @@ def tile_axis(axis: Axis, tile: int, inverse: bool) -> tuple[TiledAxis, int, int
         alike = [pattern == middle for pattern in patterns]
         left = max(left, next(i for i in range(len(alike)) if all(alike[i : len(alike) // 2])))
         right = max(right, next(i for i in range(len(alike)) if all(alike[len(alike) // 2 : len(alike) - i])))
+        ends.append((n, patterns))
+    tail = right
+    for n, patterns in ends:
+        # Every block takes as many places as the longest: near the end of the group it may reach beyond.
+        starts = (i * tile + pattern[0] for i, (_, pattern) in enumerate(patterns))
+        tail = max(tail, sum(start + extent > n for start in starts))
     classes = sum(min(-(-n // tile), left + 1 + right) for n in lengths) if tile % axis.stride == 0 else 0
     ahead, behind = (axis.stride - 1, axis.window - 1) if axis.causal else (axis.stride // 2, axis.window // 2)
     tiled = TiledAxis(
@@ -122,6 +136,7 @@ def tile_axis(axis: Axis, tile: int, inverse: bool) -> tuple[TiledAxis, int, int
         extent,
         left,
         right,
+        tail,
     )
     return tiled, -(-longest // tile) * axis.dilation, classes
 

@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import saccade
-from saccade.kernels.neighborhood import neighborhood_attention, reference
+from saccade.kernels.neighborhood import neighborhood_attention, neighborhood_attention_packed, reference
 from saccade.kernels.neighborhood.geometry import geometry
 from saccade.kernels.neighborhood.operator import attention
 
@@ -199,6 +199,18 @@ def test_compiles_without_a_break():
     compiled = torch.autograd.grad(torch.compile(loss, fullgraph=True)(q, k, v, bias), (q, k, v, bias))
     for ours, theirs in zip(compiled, expected, strict=True):
         assert relative_error(ours, theirs.double()) < 1e-2
+
+
+@pytest.mark.parametrize("size", (7, 14, 40))
+def test_packed_gradient_is_the_same(size):
+    torch.manual_seed(0)
+    qkv = torch.randn(3, size, size, 3, 4, 32, device="cuda", dtype=torch.bfloat16, requires_grad=True)
+    bias = table(4, (7, 7)).requires_grad_()
+    with saccade.backend("fused"):
+        one = neighborhood_attention_packed(qkv, 7, bias=bias)
+        two = neighborhood_attention(*qkv.unbind(-3), 7, bias=bias)
+        grads = (torch.autograd.grad(out, (qkv, bias), torch.ones_like(out)) for out in (one, two))
+        assert torch.equal(one, two) and all(torch.equal(a, b) for a, b in zip(*grads, strict=True))
 
 
 def test_captures_in_a_graph():

@@ -13,13 +13,14 @@ pytest.importorskip("triton")
 SCRIPT = """
 import json, sys
 import torch
-from saccade.kernels.neighborhood import fused, fused_config, reference
+from saccade.kernels.neighborhood import fused, fused_config, fused_plan, reference
 from saccade.kernels.neighborhood.geometry import geometry
 
 
 def errors(case):
     chosen = {k: tuple(v) if isinstance(v, list) else v for k, v in case["config"].items()}
-    fused.choose = (lambda *call: fused_config.Config(**chosen)) if chosen else fused_config.choose
+    fused_plan.choose = (lambda *call: fused_config.Config(**chosen)) if chosen else fused_config.choose
+    fused._plans.clear()
     torch.manual_seed(0)
     shape, heads, width, dtype = case["shape"], case["heads"], case["width"], getattr(torch, case["dtype"])
     settings = [tuple(case[name]) for name in ("window", "stride", "dilation", "causal")]
@@ -33,7 +34,12 @@ def errors(case):
     assert fused.unsupported("forward", q, k, v, bias, call) is None
     out, lse = fused.forward(q, k, v, bias, call, 0.3)
     dout, dlse = torch.randn_like(out), torch.randn_like(lse)
-    ours = (out, lse, *fused.backward(dout, dlse, q, k, v, bias, out, lse, call, 0.3))
+    if case["packed"]:
+        gradients = torch.full(view.shape, float("nan"), dtype=dtype).unbind(-3)
+        dbias = fused.backward_into(gradients, dout, dlse, q, k, v, bias, out, lse, call, 0.3)
+        ours = (out, lse, *gradients, dbias)
+    else:
+        ours = (out, lse, *fused.backward(dout, dlse, q, k, v, bias, out, lse, call, 0.3))
     exact = [None if x is None else x.double() for x in (q, k, v, bias)]
     true = reference.forward(*exact, call, 0.3)
     true = (*true, *reference.backward(dout.double(), dlse.double(), *exact, *true, call, 0.3))
@@ -45,24 +51,47 @@ print(json.dumps({name: errors(case) for name, case in json.loads(sys.argv[1]).i
 TOLERANCE = {"float32": 1e-5, "float16": 2e-3}
 
 
-def case(shape, window, stride=1, dilation=1, causal=False, bias=True, dtype="float16", width=16, config=None, batch=1):
+def case(
+    shape,
+    window,
+    stride=1,
+    dilation=1,
+    causal=False,
+    bias=True,
+    dtype="float16",
+    width=16,
+    config=None,
+    batch=1,
+    packed=False,
+):
     rank = len(shape)
     settings = {
         name: list(value) if isinstance(value, tuple) else [value] * rank
         for name, value in (("window", window), ("stride", stride), ("dilation", dilation), ("causal", causal))
     }
-    return dict(shape=shape, bias=bias, dtype=dtype, width=width, config=config or {}, batch=batch, heads=2, **settings)
+    return dict(
+        shape=shape,
+        bias=bias,
+        dtype=dtype,
+        width=width,
+        config=config or {},
+        batch=batch,
+        packed=packed,
+        heads=2,
+        **settings,
+    )
 
 
 SMALL = {"tile": [1, 2, 4], "rows": 16, "warps": 1}
 CASES = {
-    "group": case((7, 7), 7, batch=3),
+    "group": case((7, 7), 7, batch=3, packed=True),
     "group, dilated, uneven": case((9, 10), 3, dilation=2),
-    "whole": case((8, 9), 7),
+    "whole": case((8, 9), 7, packed=True),
     "whole, exact": case((6, 6), 5, dtype="float32", width=8),
     "whole, runs of tiles": case((4, 20), 3, config=dict(SMALL, chunk=32, programs=4, held=False)),
     "whole, causal and strided": case((7, 8), 5, (2, 3), causal=(True, False), config=dict(SMALL, chunk=32)),
-    "chunks": case((4, 20), 3, batch=2, config=dict(SMALL, chunk=32, whole=False, programs=4)),
+    "runs of tiles, dilated, uneven groups": case((6, 31), 3, dilation=2, config=dict(SMALL, chunk=32, programs=2)),
+    "chunks": case((4, 20), 3, batch=3, config=dict(SMALL, chunk=32, whole=False, programs=4, items=2), packed=True),
     "chunks, no bias": case((7, 8), (4, 6), (3, 4), bias=False, width=24, config=dict(SMALL, chunk=32, whole=False)),
     "built tables": case((8, 9), (3, 5), config=dict(SMALL, chunk=64, stored=False)),
     "one axis": case((24,), 9, dilation=2, causal=True),

@@ -55,19 +55,17 @@ def test_full_window_is_plain_attention():
 def test_options_reach_the_kernel(monkeypatch):
     calls = []
 
-    def record(q, k, v, *args, **kwargs):
-        calls.append((q, k, v, args, kwargs))
-        return v
+    def record(qkv, *args, **kwargs):
+        calls.append((qkv, args, kwargs))
+        return qkv[..., 2, :, :]
 
-    monkeypatch.setattr(saccade.layers.neighborhood, "neighborhood_attention", record)
+    monkeypatch.setattr(saccade.layers.neighborhood, "neighborhood_attention_packed", record)
     layer = NeighborhoodAttention(8, 2, (3, 4), (1, 2), stride=(2, 1), causal=(True, False), rel_pos_bias=False)
     layer(random((1, 8, 9, 8), 2))
-    q, k, v, args, kwargs = calls[0]
+    qkv, args, kwargs = calls[0]
     assert args == ((3, 4),)
     assert kwargs == {"stride": (2, 1), "dilation": (1, 2), "causal": (True, False), "bias": None}
-    assert q.shape == (1, 8, 9, 2, 4)
-    # One packed projection, read in place.
-    assert q.untyped_storage().data_ptr() == k.untyped_storage().data_ptr() == v.untyped_storage().data_ptr()
+    assert qkv.shape == (1, 8, 9, 3, 2, 4)
 
 
 @pytest.mark.parametrize(
