@@ -18,6 +18,7 @@ from .global_attention import GlobalAttention
 from .hilo import HiLo
 from .initialization import fan_out_normal_
 from .large_kernel_attention import LargeKernelAttention
+from .mlp import Mlp
 from .neighborhood import NeighborhoodAttention
 from .norm import BatchNorm
 from .position import PositionTable, resize_bias_table

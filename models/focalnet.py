@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from timm.layers import Mlp, to_ntuple
+from timm.layers import to_ntuple
 from timm.models import generate_default_cfgs, register_model
 from torch import nn
 
-from ..layers import PatchDownsample, PatchStem, build_mixer
+from ..layers import Mlp, PatchDownsample, PatchStem, build_mixer
 from .backbone import build_backbone
 from .focalnet_checkpoint import AZURE, GITHUB, cfg, checkpoint_filter_fn
 from .pyramid import Pyramid

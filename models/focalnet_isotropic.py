@@ -6,11 +6,10 @@ Yang et al., "Focal Modulation Networks", arXiv 2203.11926. Weights and configur
 from functools import partial
 from typing import Any
 
-from timm.layers import Mlp
 from timm.models import generate_default_cfgs, register_model
 from torch import nn
 
-from ..layers import PatchStem, build_mixer
+from ..layers import Mlp, PatchStem, build_mixer
 from .backbone import build_backbone
 from .focalnet_checkpoint import AZURE, cfg, checkpoint_filter_fn
 from .isotropic import Isotropic

@@ -8,11 +8,10 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from timm.layers import Mlp
 from timm.models import generate_default_cfgs, register_model
 from torch import nn
 
-from ..layers import ConvDownsample, ConvTokenizer, PatchMerging, PatchStem, build_mixer
+from ..layers import ConvDownsample, ConvTokenizer, Mlp, PatchMerging, PatchStem, build_mixer
 from .backbone import build_backbone
 from .nat_checkpoint import NAT_CHECKPOINTS, cfg, checkpoint_filter_fn, dinat_cfg
 from .pyramid import Pyramid

@@ -7,11 +7,11 @@ SHI-Labs/Neighborhood-Attention-Transformer.
 from functools import partial
 from typing import Any
 
-from timm.layers import Mlp, to_2tuple
+from timm.layers import to_2tuple
 from timm.models import generate_default_cfgs, register_model
 from torch import nn
 
-from ..layers import PatchStem, build_mixer
+from ..layers import Mlp, PatchStem, build_mixer
 from .backbone import build_backbone
 from .isotropic import Isotropic
 from .nat_checkpoint import checkpoint_filter_fn, dinat_cfg
