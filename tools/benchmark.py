@@ -2,6 +2,7 @@
 
     saccade benchmark kernels op=neighborhood     every row of kernels/neighborhood/NOTES.md
     saccade benchmark models                      nat_tiny beside timm's swin_tiny
+    saccade benchmark models names=van_b2,convnext_tiny size=384 mode=default
     saccade benchmark dense                       training detectors and segmentors (needs mmdet and mmseg)
 
 `out=DIR` (default `benchmarks`) receives `<name>.json`, with the versions, and `<name>.png`. A CPU gets reduced sizes.
@@ -10,11 +11,12 @@
 from __future__ import annotations
 
 import datetime
+import functools
 import json
 import platform
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
 
@@ -40,6 +42,8 @@ NEIGHBORHOOD = (
 REDUCED = ((2, 28, 28, 2, 32, 7, 1, True), (2, 14, 14, 4, 32, 7, 1, True), (2, 7, 7, 8, 32, 7, 1, True))
 DENSE_TOKENS = 1 << 13
 MODELS = ("nat_tiny", "swin_tiny_patch4_window7_224")
+# With CUDA graphs ("reduce-overhead") a fast GPU does not wait for the CPU to launch kernels.
+MODES = ("reduce-overhead", "default", "max-autotune")
 
 
 def device_time(function: Callable[[], object], device: torch.device, calls: int = 5, repeats: int = 15) -> float:
@@ -88,13 +92,12 @@ def neighborhood_rows(device: torch.device) -> Iterator[dict]:
             return neighborhood_attention(q, k, v, window, dilation=dilation, bias=bias)
 
         yield _row(case, f"saccade{with_bias}", ours, [q, k, v] + [bias] * biased, dout, device)
-        natten = _natten()
-        if natten is not None:
+        for name, na2d in _natten(cuda).items():
 
-            def theirs(q=q, k=k, v=v, window=window, dilation=dilation, na2d=natten.na2d):
+            def theirs(q=q, k=k, v=v, window=window, dilation=dilation, na2d=na2d):
                 return na2d(q, k, v, kernel_size=window, dilation=dilation)
 
-            yield _row(case, "natten", theirs, [q, k, v], dout, device)
+            yield _row(case, name, theirs, [q, k, v], dout, device)
         if height * width <= DENSE_TOKENS:
 
             def dense(q=q, k=k, v=v):
@@ -105,12 +108,16 @@ def neighborhood_rows(device: torch.device) -> Iterator[dict]:
             yield _row(case, "dense attention", dense, [q, k, v], dout, device)
 
 
-def _natten():
+def _natten(cuda: bool) -> dict[str, Callable]:
+    """NATTEN where it is installed: what it chooses itself, or without its compiled library its flex backend."""
     try:
         import natten
     except ImportError:
-        return None
-    return natten
+        return {}
+    if natten.HAS_LIBNATTEN or not cuda:
+        return {"natten": natten.na2d}
+    natten.allow_flex_compile(True, backprop=True)
+    return {"natten flex": functools.partial(natten.na2d, backend="flex-fna", torch_compile=True)}
 
 
 def _row(case: str, implementation: str, function: Callable, inputs: list, dout: torch.Tensor, device) -> dict:
@@ -132,15 +139,19 @@ def _row(case: str, implementation: str, function: Callable, inputs: list, dout:
     return row
 
 
-def model_rows(device: torch.device) -> Iterator[dict]:
-    """Images per second of inference and of training (forward, backward, AdamW step), and peak training memory."""
+def model_rows(device: torch.device, names: Sequence[str], size: int, mode: str) -> Iterator[dict]:
+    """Images per second of inference and of training (forward, backward, AdamW step), and peak training memory.
+
+    Models are compiled in one of the modes of `torch.compile` on a GPU, and left as they are on a CPU.
+    """
     cuda = device.type == "cuda"
-    infer_batch, train_batch, size = (256, 128, 224) if cuda else (2, 2, 64)
-    for name in MODELS:
+    infer_batch, train_batch = (256, 128) if cuda else (2, 2)
+    for name in names:
         model = timm.create_model(name, **({"img_size": size} if "swin" in name else {}))
         model = model.to(device, memory_format=torch.channels_last)
-        step = torch.compile(model) if cuda else model
-        row = {"case": f"{infer_batch} / {train_batch} images of {size}", "implementation": name}
+        step = torch.compile(model, mode=mode) if cuda else model
+        case = f"{infer_batch} / {train_batch} images of {size}"
+        row = {"case": f"{case}, {mode}" if cuda else case, "implementation": name}
         images = torch.randn(infer_batch, 3, size, size, device=device).contiguous(memory_format=torch.channels_last)
         model.eval()
 
@@ -170,19 +181,20 @@ def model_rows(device: torch.device) -> Iterator[dict]:
 
 
 def call_seconds(function: Callable[[], object], cuda: bool) -> float:
-    """Return the median seconds of a call after warming up."""
-    warm, repeats = (5, 20) if cuda else (1, 3)
+    """Return the seconds of a call in a row of calls, as in training, after warming up; the median of three rows."""
+    warm, calls = (5, 20) if cuda else (1, 1)
     for _ in range(warm):
         function()
 
-    def finished():
-        function()
+    def row():
+        for _ in range(calls):
+            function()
         if cuda:
             torch.cuda.synchronize()
 
     if cuda:
         torch.cuda.synchronize()
-    return statistics.median(_clock(finished) for _ in range(repeats))
+    return statistics.median(_clock(row) for _ in range(3)) / calls
 
 
 def environment(device: torch.device) -> dict:
@@ -237,18 +249,29 @@ def main(words: list[str]) -> None:
         return import_module(".dense.benchmark", __package__).main(words[1:])
     if not words or "=" in words[0]:
         raise UserError("saccade benchmark needs a subject: kernels op=neighborhood, models, or dense")
-    subject, settings = check_choice("subject", words[0], ("kernels", "models", "dense")), {"out": "benchmarks"}
+    subject = check_choice("subject", words[0], ("kernels", "models", "dense"))
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    settings = {"out": "benchmarks"}
     if subject == "kernels":
         settings["op"] = "neighborhood"
+    else:
+        size = "224" if device.type == "cuda" else "64"
+        settings |= {"names": ",".join(MODELS), "size": size, "mode": "reduce-overhead"}
     for word in words[1:]:
         key, equals, value = word.partition("=")
         if not equals or key not in settings:
             raise UserError(f"unexpected {word!r}: benchmark {subject} takes {', '.join(f'{k}=...' for k in settings)}")
         settings[key] = value
-    name = check_choice("op", settings["op"], ("neighborhood",)) if subject == "kernels" else "models"
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if subject == "kernels":
+        name, found = check_choice("op", settings["op"], ("neighborhood",)), neighborhood_rows(device)
+    else:
+        names = [check_choice("names", name, timm.list_models()) for name in settings["names"].split(",")]
+        mode = check_choice("mode", settings["mode"], MODES)
+        if not settings["size"].isdecimal() or int(settings["size"]) < 32:
+            raise UserError(f"size={settings['size']} is not valid: give pixels, 32 or more")
+        name, found = "models", model_rows(device, names, int(settings["size"]), mode)
     rows = []
-    for row in neighborhood_rows(device) if subject == "kernels" else model_rows(device):
+    for row in found:
         rows.append(row)
         print(show(row), flush=True)
     write_rows(name, rows, Path(settings["out"]), device)

@@ -12,7 +12,7 @@ from .engine.loop import Trainer
 from .engine.run_directory import Start, check_unchanged, find_resumed, new_run, read_config
 from .engine.settings import Settings
 from .launch import Request, launch
-from .saved_settings import reuse, settings_of
+from .saved_settings import AnySettings, reuse, settings_of
 
 
 def main(words: list[str]) -> None:
@@ -22,9 +22,9 @@ def main(words: list[str]) -> None:
 def train(request: Request) -> None:
     """Train what the request's recipe says; prints the result and where its files are."""
     settings, config = settings_of(request.config)
-    with connect(settings.runtime.device) as processes:
+    place = (settings.run.root, request.recipe, settings.run.dir)
+    with connect(_device(settings, place, request)) as processes:
         console = Console(processes.main)
-        place = (settings.run.root, request.recipe, settings.run.dir)
         found = processes.from_main(lambda: find_resumed(settings.resume, *place)) if settings.resume else None
         if found:
             run, checkpoint = found
@@ -49,3 +49,9 @@ def train(request: Request) -> None:
             weights = AVERAGE if best.average else MODEL
             console.print(f"weights: {run}/checkpoints/best/{weights}")
         console.print(f"evaluate: saccade evaluate checkpoint={run}")
+
+
+def _device(settings: AnySettings, place: tuple[str, str, str | None], request: Request) -> str:
+    """The device to run on: a resumed run's own, unless this command names one."""
+    found = find_resumed(settings.resume, *place) if settings.resume else None
+    return (reuse(read_config(found[0]), request)[0] if found else settings).runtime.device

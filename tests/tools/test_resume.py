@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 from saccade.tools.engine.checkpoint import CheckpointStore
@@ -109,3 +110,15 @@ def test_resume_finds_its_run(saccade, small, tmp_path):
 
     assert "starting a new run" in saccade("train", *words, "resume=auto", "run.dir=named").out
     assert "resumed from" in saccade("train", *words, "resume=auto", "run.dir=named").out
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_a_run_goes_on_where_it_was(saccade, small, tmp_path):
+    """Not on the device that the recipe of this command line happens to name."""
+    assert saccade("train", *small, "schedule.epochs=1", "run.dir=run").code == 0
+    config = tmp_path / "run" / "config.yaml"
+    config.write_text(config.read_text().replace("device: cpu", "device: cuda"))
+    for words in (("train", "run.dir=run", "resume=auto"), ("evaluate", "checkpoint=run")):
+        outcome = saccade(*words)
+        assert outcome.code == 1 and "runtime.device=cuda" in outcome.err
+    assert saccade("evaluate", "checkpoint=run", "runtime.device=cpu").code == 0
