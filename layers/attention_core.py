@@ -90,7 +90,7 @@ def as_map(tokens: Tensor, grid: tuple[int, int]) -> Tensor:
 def add_map(tokens: Tensor, local: Tensor, num_prefix_tokens: int) -> Tensor:
     """Add an NCHW map to the tokens behind the prefix; in inference mode, in the memory of these tokens."""
     local = local.permute(0, 2, 3, 1).flatten(1, 2)
-    if torch.is_inference_mode_enabled():
+    if not torch.compiler.is_compiling() and torch.is_inference_mode_enabled():
         tokens[:, num_prefix_tokens:] += local
         return tokens
     return tokens + nn.functional.pad(local, (0, 0, num_prefix_tokens, 0)) if num_prefix_tokens else tokens + local

@@ -198,6 +198,21 @@ def test_export_for_any_map(core):
         torch.testing.assert_close(program.module()(x), mixer(x))
 
 
+@pytest.mark.parametrize("core", CORES)
+def test_compile(core):
+    mixer = build_qkv_mixer(core, 16, 2, grid=4)
+    compiled = torch.compile(mixer, fullgraph=True, backend="aot_eager")
+    x = random([2, 5, 4, 16], 0)
+    results = []
+    for function in (mixer, compiled):
+        mixer.zero_grad()
+        out = function(x)
+        out.square().sum().backward()
+        results.append((out, *(p.grad for p in mixer.parameters())))
+    for value, truth in zip(*results, strict=True):
+        torch.testing.assert_close(value, truth)
+
+
 @pytest.mark.parametrize("core", ["agent", "focused", "inline"])
 def test_per_sample_gradients_and_inference_mode(core):
     mixer = build_qkv_mixer(core, 16, 2, grid=4).double()
