@@ -198,7 +198,9 @@ def _focalnet() -> list[Published]:
         ("sparse_rcnn", 49.9, 2.5e-5, 1e-4),
     ):
         recipe = f"detection/{head}_{lrf}_3x"
-        rows.append(Published(recipe, lrf, (figure,), 0.3, lr, weight_decay, ("norm",), 36, **half))
+        sparse = head == "sparse_rcnn"
+        more = {"precision": "float32" if sparse else "float16", "norms": True}
+        rows.append(Published(recipe, lrf, (figure,), 0.3, lr, weight_decay, () if sparse else ("norm",), 36, **more))
     return rows
 
 

@@ -243,6 +243,18 @@ def test_data_of_panoptic_segmentation():
     assert cityscapes.seg_prefix == "/data/gtFine/val"
 
 
+def test_images_stretched_to_multiples_of_32():
+    """VAN's evaluation; the map to compare with keeps its size."""
+    import numpy as np
+    from mmcv.transforms import Compose
+
+    init_default_scope("mmseg")
+    pipeline = data_config(settings_of("segmentation/upernet_van_b0_160k").data, 2, endless=True)["val_dataloader"]
+    kept = [step for step in pipeline.dataset.pipeline if not step.type.startswith(("Load", "Pack"))]
+    out = Compose(kept)({"img": np.zeros((300, 403, 3), np.uint8), "seg_fields": []})
+    assert out["img"].shape == (512, 704, 3)
+
+
 @pytest.mark.parametrize("recipe", ["ade20k_panoptic", "ade20k_instance", "cityscapes_instance", "coco_instance"])
 def test_transforms_can_be_built(recipe):
     """The toolboxes know every transform of a pipeline, and its options; loading panoptic maps needs panopticapi."""

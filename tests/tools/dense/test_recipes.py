@@ -104,6 +104,8 @@ def test_published_segmentation(name):
         assert schedule.min_lr == (1e-6 if "litv2" in name else 0.0)
     assert data.size == [512, 1024] if "cityscapes" in name else [640, 640] if "mask2former" in name else [512, 512]
     assert settings.optimizer.clip == (0.01 if "mask2former" in name else None)
+    aligned = any(step["type"] == "ResizeToMultiple" for step in data.eval_pipeline or [])
+    assert aligned == ("_van_" in name)
 
 
 def dilations_of(name: str) -> list[list[int]]:
