@@ -11,7 +11,7 @@ from ..autograd import differentiable, differentiable_once, fold_into_batch
 from ..dispatch import Operator
 from .geometry import geometry
 
-OPERATOR = Operator(__package__, ("fused", "blocked", "reference"))
+OPERATOR = Operator(__package__, ("fused", "natten", "blocked", "reference"))
 
 
 @torch.library.custom_op("saccade::neighborhood_attention", mutates_args=())

@@ -10,7 +10,8 @@ from hypothesis import assume, given, settings
 from neighborhood_cases import Case, cases, distance
 
 import saccade
-from saccade.kernels.neighborhood import blocked, neighborhood_attention
+from saccade.kernels.neighborhood import blocked, neighborhood_attention, reference
+from saccade.kernels.neighborhood import natten as natten_backend
 from saccade.kernels.neighborhood.geometry import geometry
 
 GOLDENS = json.loads((Path(__file__).parents[1] / "goldens" / "na_ops.json").read_text())["cases"]
@@ -70,6 +71,23 @@ def test_equals_natten_flex(case):
     for backend in BACKENDS:
         with saccade.backend(backend):
             assert distance(neighborhood_attention(q, k, v, **case.settings), truth) < 2e-6
+
+
+def test_natten_backend():
+    """Its calls run here on NATTEN's flex backend; asked by name it says what it lacks on this machine."""
+    pytest.importorskip("natten")
+    torch.manual_seed(0)
+    q, k, v = torch.randn(2, 9, 11, 3, 2, 16).unbind(-3)
+    settings = ((3, 5), (2, 1), (2, 1), (False, True))
+    call = geometry((9, 11), *settings)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # flex_attention asks to be compiled
+        ours = natten_backend.forward(*(x.contiguous() for x in (q, k, v)), None, call, 0.3)
+    for value, truth in zip(ours, reference.forward(q, k, v, None, call, 0.3), strict=True):
+        assert value.shape == truth.shape and distance(value, truth) < 2e-6
+    assert natten_backend.unsupported("backward", q, k, v, None, call) == "computes no gradients"
+    with saccade.backend("natten"), pytest.raises(RuntimeError, match="natten: needs CUDA tensors, got cpu"):
+        neighborhood_attention(q, k, v, 3)
 
 
 def dense_mask(case: Case):
