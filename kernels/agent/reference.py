@@ -15,7 +15,7 @@ def unsupported(direction: str, *problem: Tensor | None) -> str | None:
     return None
 
 
-def _heads_first(x: Tensor) -> Tensor:
+def heads_first(x: Tensor) -> Tensor:
     """View [B, N, heads, D] as [B, heads, N, D] in at least float32."""
     return widen(x).transpose(1, 2)
 
@@ -31,29 +31,26 @@ def _logits(means: Tensor, tokens: Tensor, bias: Tensor | None, scale: float) ->
     return logits if bias is None else logits.add_(bias)
 
 
-def _weights(
-    queries: Tensor,
-    keys: Tensor,
-    means: Tensor,
-    agent_bias: Tensor | None,
-    query_bias: Tensor | None,
-    scale: float,
-) -> tuple[Tensor, Tensor]:
-    """Return the weights of keys to agents, [B, heads, n, M], and of agents to queries, [B, heads, n, N].
+def gather_weights(means: Tensor, keys: Tensor, bias: Tensor | None, scale: float) -> Tensor:
+    """Return the weights of keys to agents, [B, heads, n, M]."""
+    return _logits(means, keys, bias, scale).softmax(-1)
 
-    Tokens are the last axis of both, because they are many: a softmax over a few agents reads memory in order.
+
+def read_weights(means: Tensor, queries: Tensor, bias: Tensor | None, scale: float) -> Tensor:
+    """Return the weights of agents to queries, [B, heads, n, N].
+
+    Tokens are the last axis, because they are many: a softmax over a few agents then reads memory in order.
     """
-    gather = _logits(means, keys, agent_bias, scale).softmax(-1)
-    return gather, _logits(means, queries, None if query_bias is None else query_bias.mT, scale).softmax(-2)
+    return _logits(means, queries, None if bias is None else bias.mT, scale).softmax(-2)
 
 
 def forward(
     q: Tensor, k: Tensor, v: Tensor, agents: Tensor, agent_bias: Tensor | None, query_bias: Tensor | None, scale: float
 ) -> Tensor:
     """Return the output [B, N, heads, E] in the dtype of v."""
-    queries, keys, values, means = (_heads_first(x) for x in (q, k, v, agents))
-    gather, read = _weights(queries, keys, means, agent_bias, query_bias, scale)
-    return _back(torch.matmul(read.mT, torch.matmul(gather, values)), v)
+    queries, keys, values, means = (heads_first(x) for x in (q, k, v, agents))
+    gathered = torch.matmul(gather_weights(means, keys, agent_bias, scale), values)
+    return _back(torch.matmul(read_weights(means, queries, query_bias, scale).mT, gathered), v)
 
 
 def _dlogits(weights: Tensor, dweights: Tensor, axis: int) -> Tensor:
@@ -73,8 +70,9 @@ def backward(
     scale: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None, Tensor | None]:
     """Return the gradients of q, k, v, agents and both biases, given that of the output; weights are computed again."""
-    douts, queries, keys, values, means = (_heads_first(x) for x in (dout, q, k, v, agents))
-    gather, read = _weights(queries, keys, means, agent_bias, query_bias, scale)
+    douts, queries, keys, values, means = (heads_first(x) for x in (dout, q, k, v, agents))
+    gather = gather_weights(means, keys, agent_bias, scale)
+    read = read_weights(means, queries, query_bias, scale)
     gathered, dgathered = torch.matmul(gather, values), torch.matmul(read, douts)
     dread = _dlogits(read, torch.matmul(gathered, douts.mT), -2)
     dgather = _dlogits(gather, torch.matmul(dgathered, values.mT), -1)

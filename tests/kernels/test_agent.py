@@ -10,7 +10,7 @@ from operator_contract import Call, OperatorContract
 from torch.utils.flop_counter import FlopCounterMode
 
 import saccade
-from saccade.kernels.agent import agent_attention
+from saccade.kernels.agent import agent_attention, blocked
 
 CASES = [
     Case((3, 2), (3, 2), (2, 2)),
@@ -39,6 +39,16 @@ def test_equals_two_softmax_attentions(grids, biases, seed):
     found, true = (torch.autograd.grad(x, list(tensors.values()), cotangent) for x in (out, truth))
     assert distance(out, truth) < 1e-12
     assert all(distance(value, reference) < 1e-12 for value, reference in zip(found, true, strict=True))
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_blocks_equal_the_reference(case, monkeypatch):
+    monkeypatch.setattr(blocked, "BLOCK", 24)
+    tensors = case.tensors()
+    with saccade.backend("reference"):
+        truth = case.ours(**tensors)
+    with torch.no_grad(), saccade.backend("blocked"):
+        assert distance(case.ours(**tensors), truth) < 1e-12
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.bfloat16, 1e-2), (torch.float16, 2e-3), (torch.float32, 3e-6)])
@@ -100,7 +110,9 @@ def test_flops_are_counted():
 
 def test_explain():
     q = torch.zeros(1, 4, 2, 4)
-    assert saccade.explain(agent_attention, q, q, q, q[:, :2]).startswith("-> forward  reference runs")
+    told = saccade.explain(agent_attention, q, q, q, q[:, :2]).splitlines()
+    assert told[0] == "-> forward  blocked   runs"
+    assert told[2:] == ["   backward blocked   it has no gradient of its own", "-> backward reference runs"]
 
 
 GOOD = torch.zeros(2, 6, 2, 4)
