@@ -3,7 +3,7 @@
     saccade benchmark kernels op=neighborhood     every row of kernels/neighborhood/NOTES.md
     saccade benchmark models                      nat_tiny beside timm's swin_tiny
     saccade benchmark models names=van_b2,convnext_tiny size=384 mode=default
-    saccade benchmark dense                       training detectors and segmentors (needs mmdet and mmseg)
+    saccade benchmark dense                       training Mask R-CNN and UPerNet (needs mmdet and mmseg)
 
 `out=DIR` (default `benchmarks`) receives `<name>.json`, with the versions, and `<name>.png`. A CPU gets reduced sizes.
 """

@@ -74,6 +74,7 @@ examples
   saccade evaluate classification/nat_tiny_in1k model.pretrained=true data.root=/data/imagenet
   saccade evaluate classification/nat_tiny_in1k checkpoint=nat_tiny.pth data.root=/data/imagenet
   torchrun --nproc-per-node 8 -m saccade.tools evaluate classification/nat_tiny_in1k model.pretrained=true ...
+  saccade evaluate detection/mask_rcnn_nat_tiny_3x checkpoint=nat_tiny_maskrcnn.pth data.root=/data/coco
 
 recipes
 {recipes}
@@ -121,13 +122,16 @@ examples
 _BENCHMARK = """\
 usage: saccade benchmark kernels [op=neighborhood] [out=DIR]
        saccade benchmark models [names=A,B] [size=PIXELS] [mode=reduce-overhead|default] [out=DIR]
+       saccade benchmark dense [models=A,B] [device=auto|cpu|cuda] [compile=true|false] [out=DIR]
 
-Times operators, or models in inference and training, beside the alternatives on this machine, prints a row for each and
-writes <name>.json and <name>.png to DIR (default benchmarks). A CPU gets reduced sizes.
+Times operators, models in inference and training, or the training of Mask R-CNN and UPerNet on models (needs: make
+dense), beside the alternatives on this machine, prints a row for each and writes <name>.json and <name>.png to DIR
+(default benchmarks). A CPU gets reduced sizes.
 
 examples
   saccade benchmark kernels op=neighborhood         the rows of kernels/neighborhood/NOTES.md
-  saccade benchmark models                          nat_tiny beside timm's swin_tiny"""
+  saccade benchmark models                          nat_tiny beside timm's swin_tiny
+  saccade benchmark dense                           nat_tiny, van_b2 and focalnet_tiny_srf_fused beside swin_tiny"""
 
 _CHECKPOINTS = """\
 usage: saccade checkpoints
