@@ -44,6 +44,8 @@ class Backbone(nn.Module):
         with_cp: recompute blocks in the backward pass instead of keeping their activations.
         norm_eval: keep batch norms in evaluation mode.
         sync_norms: batch norms over the images of all processes; for GPUs only.
+        size_divisor: zero-pad images at the bottom and right to multiples of this, and crop the maps, for models that
+            take no other sizes: 32 for HRNet and DLA. Saccade's take any.
         kwargs: anything else `timm.create_model` takes for this model, e.g. `dilations`.
 
     Raises:
@@ -61,12 +63,15 @@ class Backbone(nn.Module):
         with_cp: bool = False,
         norm_eval: bool = False,
         sync_norms: bool = False,
+        size_divisor: int = 1,
         **kwargs: Any,
     ):
         super().__init__()
         check_model_name(name)
         _check_source(pretrained)
-        self.name, self.pretrained, self.norm_eval = name, pretrained, norm_eval
+        if size_divisor < 1:
+            raise UserError(f"size_divisor={size_divisor} is not valid: it must be at least 1")
+        self.name, self.pretrained, self.norm_eval, self.size_divisor = name, pretrained, norm_eval, size_divisor
         if drop_path_rate is not None:
             kwargs["drop_path_rate"] = drop_path_rate
         own_norms = name.split(".")[0] in list_models() and out_norms is not False
@@ -167,8 +172,16 @@ class Backbone(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """[B, 3, H, W] -> one map [B, C, h, w] for each of `out_indices`."""
-        # mmcv's operators (RoIAlign) read any memory as contiguous NCHW, whatever its strides say.
-        return tuple(norm(feature).contiguous() for norm, feature in zip(self.norms, self.body(x), strict=True))
+        height, width = x.shape[2:]
+        if self.size_divisor > 1:
+            x = nn.functional.pad(x, (0, -width % self.size_divisor, 0, -height % self.size_divisor))
+        maps = []
+        for feature, norm, stride in zip(self.body(x), self.norms, self.strides, strict=True):
+            if self.size_divisor > 1:
+                feature = feature[:, :, : -(-height // stride), : -(-width // stride)]
+            # mmcv's operators (RoIAlign) read any memory as contiguous NCHW, whatever its strides say.
+            maps.append(norm(feature).contiguous())
+        return tuple(maps)
 
 
 def _create(

@@ -41,6 +41,26 @@ def test_maps_of_any_size(name):
         torch.testing.assert_close(ours, true if true.shape == ours.shape else true.permute(0, 3, 1, 2))
 
 
+@pytest.mark.parametrize("name", ["dla34", "hrnet_w18_small", "maxvit_rmlp_pico_rw_256"])
+def test_models_that_take_few_sizes(name):
+    """What is padded is cut off again; at their own sizes nothing is padded."""
+    torch.manual_seed(0)
+    backbone = Backbone(name, size_divisor=256 if "maxvit" in name else 32).eval()
+    with torch.no_grad():
+        maps = backbone(image(70, 101)[:1])
+        assert [tuple(feature.shape[2:]) for feature in maps] == [(18, 26), (9, 13), (5, 7), (3, 4)]
+        x = image(256, 256)[:1]
+        for padded, plain in zip(backbone(x), backbone.body(x), strict=True):
+            assert torch.equal(padded, plain)
+
+
+@pytest.mark.parametrize("name", [*NANO, "resnet18", "swin_tiny_patch4_window7_224", "pvt_v2_b0"])
+def test_every_parameter_learns(name):
+    """Training in parallel needs that."""
+    backbone = with_gradients(Backbone(name, drop_path_rate=0.0).train())
+    assert [key for key, parameter in backbone.named_parameters() if parameter.grad is None] == []
+
+
 def test_features_at_one_stride_only():
     backbone = Backbone("vit_tiny_patch16_224", depth=3).eval()
     assert (backbone.strides, backbone.out_indices) == ([16], (2,))
@@ -173,6 +193,7 @@ def test_no_weights_to_load_leaves_them_fresh():
             {"name": "nat_nano", "pretrained": "no.pth"},
             "pretrained=no.pth is not valid: it must be True, False, a file",
         ),
+        ({"name": "nat_nano", "size_divisor": 0}, "size_divisor=0 is not valid: it must be at least 1"),
         ({"name": "nat_nano", "dilation": 3}, "name=nat_nano, out_indices=None, {'dilation': 3}: "),
     ],
 )
