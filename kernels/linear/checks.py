@@ -21,6 +21,8 @@ def check_form(form: Form) -> None:
     ):
         if value not in table:
             raise ValueError(f"{name}={value!r} is unknown; valid: {', '.join(table)}")
+    if not form.power > 0:
+        raise ValueError(f"power={form.power} must be more than 0")
 
 
 def check_tensors(tensors: Sequence[Tensor | None], form: Form) -> None:

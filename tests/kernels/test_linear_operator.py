@@ -114,6 +114,7 @@ GOOD = torch.zeros(2, 6, 2, 4)
         ({"query_map": "nope"}, r"query_map='nope' is unknown; valid: identity, relu, .*focused"),
         ({"key_map": "nope"}, r"key_map='nope' is unknown; valid: identity"),
         ({"normalizer": "softmax"}, r"normalizer='softmax' is unknown; valid: none, divide, .*magnitude_aware"),
+        ({"power": 0}, r"power=0.0 must be more than 0"),
         ({"q": GOOD[0]}, r"q has shape \[6, 2, 4\]; valid: \[B, \*spatial, heads, D\] with at least one spatial axis"),
         ({"q": GOOD.long()}, r"q has dtype torch.int64; valid: float16"),
         ({"q": GOOD[:, :0]}, r"q has shape \[2, 0, 2, 4\]; valid: tokens, heads and D of at least 1"),
