@@ -11,6 +11,7 @@ from torch import nn
 from .attention_core import AttentionCore
 from .block import MixerBlock
 from .conv_mlp import ConvMLP
+from .cross_shaped import CrossShapedAttention
 from .deformable_merging import DeformableMerging
 from .downsample import ConvDownsample, PatchDownsample, PatchMerging
 from .focal_modulation import FocalModulation
@@ -28,8 +29,9 @@ from .window_attention import WindowAttention
 
 MIXERS: dict[str, Callable[..., nn.Module]] = {
     "agent": partial(build_qkv_mixer, "agent"),
+    "cross_shaped": CrossShapedAttention,
     "focal_modulation": FocalModulation,
-    "focused_linear": partial(build_qkv_mixer, "focused"),
+    "focused_linear": partial(build_qkv_mixer, "focused_linear"),
     "global_attention": GlobalAttention,
     "hilo": HiLo,
     "inline": partial(build_qkv_mixer, "inline"),

@@ -11,7 +11,8 @@ from torch.utils.checkpoint import checkpoint
 class MixerBlock(nn.Module):
     """Token mixer and MLP, each with a norm, a residual, and optionally layer scale and stochastic depth.
 
-    What a block is called with besides the tokens is the mixer's, e.g. the map's size where class tokens hide it.
+    What a block is called with besides the tokens is the mixer's, e.g. the map's size where class tokens hide it. A
+    mixer with an attribute `reads_block_input` is called with the block's input too.
 
     Pre-norm: x + ls1(mixer(norm1(x))), then x + ls2(mlp(norm2(x))). Post-norm: x + ls1(norm1(mixer(x))), and so on.
 
@@ -52,6 +53,8 @@ class MixerBlock(nn.Module):
 
     def _forward(self, x: Tensor, *context: Any) -> Tensor:
         if self.mixer is not None:
+            if getattr(self.mixer, "reads_block_input", False):
+                context = (*context, x)
             x = x + self.drop_path1(self.ls1(self._branch(self.norm1, self.mixer, x, *context)))
         return x + self.drop_path2(self.ls2(self._branch(self.norm2, self.mlp, x)))
 

@@ -16,7 +16,7 @@ from .softmax import SoftmaxCore
 
 CORES: dict[str, type[AttentionCore]] = {
     "agent": AgentCore,
-    "focused": FocusedLinearCore,
+    "focused_linear": FocusedLinearCore,
     "inline": InLineCore,
     "softmax": SoftmaxCore,
 }
@@ -51,7 +51,7 @@ LARGE = 1 << 25
 """Bytes beyond which a C library gives memory back to the system as soon as it is free."""
 
 
-def _project(linear: nn.Module, tokens: Tensor, parts: int) -> Sequence[Tensor]:
+def project(linear: nn.Module, tokens: Tensor, parts: int) -> Sequence[Tensor]:
     """Return the projection of tokens [B, N, C] in so many parts, [B, N, C] each.
 
     A large one is made part by part: on a CPU, fetching new memory for all of it takes longer than the product itself.
@@ -91,7 +91,7 @@ class QKVMixer(nn.Module):
 
     def forward(self, x: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
         tokens, grid = (x.flatten(1, 2), x.shape[1:3]) if grid is None else (x, grid)
-        q, k, v = _project(self.qkv, tokens, 3)
+        q, k, v = project(self.qkv, tokens, 3)
         mean = tokens.mean(1) if self.core.needs_mean else None
         out = self.core(q, k, v, grid, num_prefix_tokens=tokens.shape[1] - grid[0] * grid[1], mean=mean)
         return self.proj_drop(self.proj(out)).view(x.shape)
@@ -152,7 +152,7 @@ class QKVReducedMixer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         reduced = self._reduce(x)
         q = self.q(x).flatten(1, 2)
-        k, v = _project(self.kv, reduced.flatten(1, 2), 2)
+        k, v = project(self.kv, reduced.flatten(1, 2), 2)
         mean = x.mean((1, 2)) if self.core.needs_mean else None
         out = self.core(q, k, v, x.shape[1:3], reduced.shape[1:3], mean=mean)
         return self.proj_drop(self.proj(out)).view(x.shape)

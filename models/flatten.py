@@ -12,9 +12,11 @@ from torch import nn
 
 from . import leaplab
 from .backbone import Backbone
-from .hosts import pvt, pvt_v2
+from .hosts import cswin, pvt, pvt_v2, swin
+from .hosts.cswin import CSwin
 from .hosts.pvt import PVT
 from .hosts.pvt_v2 import PVTv2
+from .hosts.swin import Swin
 
 _cfg = partial(
     leaplab.cfg,
@@ -31,6 +33,7 @@ def _flatten(host: type[Backbone], variant: str, pretrained: bool, kwargs: dict[
 
 default_cfgs = generate_default_cfgs(
     {
+        "flatten_swin_nano.untrained": _cfg(size=32, crop_pct=1.0, notes=()),
         "flatten_pvt_tiny.leaplab_in1k": _cfg("3ab1d773f19d45648690"),
         "flatten_pvt_small.leaplab_in1k": _cfg(),
         "flatten_pvt_medium.leaplab_in1k": _cfg(),
@@ -40,6 +43,14 @@ default_cfgs = generate_default_cfgs(
         "flatten_pvt_v2_b2.leaplab_in1k": _cfg(),
         "flatten_pvt_v2_b3.leaplab_in1k": _cfg(),
         "flatten_pvt_v2_b4.leaplab_in1k": _cfg(),
+        "flatten_swin_tiny.leaplab_in1k": _cfg("e1518e76703e4e57a7f2"),
+        "flatten_swin_small.leaplab_in1k": _cfg("94188e52af354bf4a88b"),
+        "flatten_swin_base.leaplab_in1k": _cfg("7a9e5186bad04e7fb3a9"),
+        "flatten_swin_base_384.leaplab_in1k": _cfg("0d0330cf2e5249f1abb6", size=384, crop_pct=1.0),
+        "flatten_cswin_tiny.leaplab_in1k": _cfg("48ba765ba8b0451d9d5a"),
+        "flatten_cswin_small.leaplab_in1k": _cfg(),
+        "flatten_cswin_base.leaplab_in1k": _cfg(),
+        "flatten_cswin_base_384.leaplab_in1k": _cfg(size=384),
     }
 )
 
@@ -52,8 +63,32 @@ published_top1 = {
     "flatten_pvt_v2_b2.leaplab_in1k": 82.5,
     "flatten_pvt_v2_b3.leaplab_in1k": 83.7,
     "flatten_pvt_v2_b4.leaplab_in1k": 84.0,
+    "flatten_swin_tiny.leaplab_in1k": 82.1,
+    "flatten_swin_small.leaplab_in1k": 83.5,
+    "flatten_swin_base.leaplab_in1k": 83.8,
+    "flatten_swin_base_384.leaplab_in1k": 85.0,
+    "flatten_cswin_tiny.leaplab_in1k": 83.1,
+    "flatten_cswin_small.leaplab_in1k": 83.8,
+    "flatten_cswin_base.leaplab_in1k": 84.5,
+    "flatten_cswin_base_384.leaplab_in1k": 85.5,
 }
 """ImageNet-1k top-1 accuracy, in percent, as repository and paper state it."""
+
+_SWIN_NANO = {
+    "embed_dim": 20,
+    "depths": (2, 2, 4, 1),
+    "num_heads": (1, 2, 4, 8),
+    "img_size": 32,
+}
+_LLSS = {"attn_type": "LLSS"}
+# Not the depths of CSWin-S.
+_CSWIN_SMALL = {**cswin.SMALL, "depths": (2, 4, 32, 2)}
+
+
+@register_model
+def flatten_swin_nano(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """FLatten-Swin of under a million parameters for small images, for tests and the quickstart; not from the paper."""
+    return _flatten(Swin, "flatten_swin_nano", pretrained, kwargs, **_LLSS, **_SWIN_NANO)
 
 
 @register_model
@@ -108,3 +143,51 @@ def flatten_pvt_v2_b3(pretrained: bool = False, **kwargs: Any) -> nn.Module:
 def flatten_pvt_v2_b4(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """FLatten-PVTv2-B4."""
     return _flatten(PVTv2, "flatten_pvt_v2_b4", pretrained, kwargs, **pvt_v2.B4)
+
+
+@register_model
+def flatten_swin_tiny(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """FLatten-Swin-T."""
+    return _flatten(Swin, "flatten_swin_tiny", pretrained, kwargs, **_LLSS, **swin.TINY)
+
+
+@register_model
+def flatten_swin_small(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """FLatten-Swin-S."""
+    return _flatten(Swin, "flatten_swin_small", pretrained, kwargs, **_LLSS, **swin.SMALL)
+
+
+@register_model
+def flatten_swin_base(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """FLatten-Swin-B."""
+    return _flatten(Swin, "flatten_swin_base", pretrained, kwargs, **_LLSS, **swin.BASE)
+
+
+@register_model
+def flatten_swin_base_384(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """FLatten-Swin-B for 384 x 384 pixels."""
+    return _flatten(Swin, "flatten_swin_base_384", pretrained, kwargs, **_LLSS, **swin.BASE_384)
+
+
+@register_model
+def flatten_cswin_tiny(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """FLatten-CSwin-T."""
+    return _flatten(CSwin, "flatten_cswin_tiny", pretrained, kwargs, **_LLSS, **cswin.TINY)
+
+
+@register_model
+def flatten_cswin_small(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """FLatten-CSwin-S."""
+    return _flatten(CSwin, "flatten_cswin_small", pretrained, kwargs, **_LLSS, **_CSWIN_SMALL)
+
+
+@register_model
+def flatten_cswin_base(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """FLatten-CSwin-B."""
+    return _flatten(CSwin, "flatten_cswin_base", pretrained, kwargs, **_LLSS, **cswin.BASE)
+
+
+@register_model
+def flatten_cswin_base_384(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """FLatten-CSwin-B for 384 x 384 pixels."""
+    return _flatten(CSwin, "flatten_cswin_base_384", pretrained, kwargs, **_LLSS, **cswin.BASE_384)

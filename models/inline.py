@@ -12,9 +12,11 @@ from torch import nn
 
 from . import leaplab
 from .backbone import Backbone
-from .hosts import pvt
+from .hosts import cswin, pvt, swin
+from .hosts.cswin import CSwin
 from .hosts.deit import DeiT
 from .hosts.pvt import PVT
+from .hosts.swin import Swin
 
 _cfg = partial(
     leaplab.cfg,
@@ -38,6 +40,14 @@ default_cfgs = generate_default_cfgs(
         "inline_pvt_small.leaplab_in1k": _cfg("1ab953b2479d433080a3"),
         "inline_pvt_medium.leaplab_in1k": _cfg("a72aec31e6084bc0a280"),
         "inline_pvt_large.leaplab_in1k": _cfg("efd91318ba964f01b288"),
+        "inline_swin_tiny.leaplab_in1k": _cfg("32810869fcc34410966b"),
+        "inline_swin_small.leaplab_in1k": _cfg("e9657fd247c04c7cb1a1"),
+        "inline_swin_base.leaplab_in1k": _cfg("bf23564bb64c420aafe1"),
+        "inline_swin_base_384.leaplab_in1k": _cfg(size=384, crop_pct=1.0),
+        "inline_cswin_tiny.leaplab_in1k": _cfg("49fa2ecc543647c4b970"),
+        "inline_cswin_small.leaplab_in1k": _cfg("59f4e65f776f4052b93c"),
+        "inline_cswin_base.leaplab_in1k": _cfg("91e17121df284ae38521"),
+        "inline_cswin_base_384.leaplab_in1k": _cfg(size=384),
     }
 )
 
@@ -49,6 +59,13 @@ published_top1 = {
     "inline_pvt_small.leaplab_in1k": 82.0,
     "inline_pvt_medium.leaplab_in1k": 83.2,
     "inline_pvt_large.leaplab_in1k": 83.6,
+    "inline_swin_tiny.leaplab_in1k": 82.4,
+    "inline_swin_small.leaplab_in1k": 83.6,
+    "inline_swin_base.leaplab_in1k": 84.1,
+    "inline_cswin_tiny.leaplab_in1k": 83.2,
+    "inline_cswin_small.leaplab_in1k": 83.8,
+    "inline_cswin_base.leaplab_in1k": 84.5,
+    "inline_cswin_base_384.leaplab_in1k": 85.7,
 }
 """ImageNet-1k top-1 accuracy, in percent, as repository and paper state it."""
 
@@ -111,3 +128,51 @@ def inline_pvt_medium(pretrained: bool = False, **kwargs: Any) -> nn.Module:
 def inline_pvt_large(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """InLine-PVT-L."""
     return _inline(PVT, "inline_pvt_large", pretrained, kwargs, **_PVT, **pvt.LARGE)
+
+
+@register_model
+def inline_swin_tiny(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """InLine-Swin-T."""
+    return _inline(Swin, "inline_swin_tiny", pretrained, kwargs, attn_type="IIIS", **swin.TINY)
+
+
+@register_model
+def inline_swin_small(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """InLine-Swin-S."""
+    return _inline(Swin, "inline_swin_small", pretrained, kwargs, attn_type="IISS", **swin.SMALL)
+
+
+@register_model
+def inline_swin_base(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """InLine-Swin-B."""
+    return _inline(Swin, "inline_swin_base", pretrained, kwargs, attn_type="IIMS2", **swin.BASE)
+
+
+@register_model
+def inline_swin_base_384(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """InLine-Swin-B for 384 x 384 pixels."""
+    return _inline(Swin, "inline_swin_base_384", pretrained, kwargs, attn_type="IIMS2", **swin.BASE_384)
+
+
+@register_model
+def inline_cswin_tiny(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """InLine-CSwin-T."""
+    return _inline(CSwin, "inline_cswin_tiny", pretrained, kwargs, attn_type="IISS", **cswin.TINY)
+
+
+@register_model
+def inline_cswin_small(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """InLine-CSwin-S."""
+    return _inline(CSwin, "inline_cswin_small", pretrained, kwargs, attn_type="IISS", **cswin.SMALL)
+
+
+@register_model
+def inline_cswin_base(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """InLine-CSwin-B."""
+    return _inline(CSwin, "inline_cswin_base", pretrained, kwargs, attn_type="IISS", **cswin.BASE)
+
+
+@register_model
+def inline_cswin_base_384(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """InLine-CSwin-B for 384 x 384 pixels."""
+    return _inline(CSwin, "inline_cswin_base_384", pretrained, kwargs, attn_type="IISS", **cswin.BASE_384)

@@ -1,1 +1,4 @@
-"""Bodies that carry any token mixer: DeiT, PVT, PVTv2; FLatten, Agent and InLine are configurations of host x mixer."""
+"""Bodies that carry any token mixer: DeiT, PVT, PVTv2, Swin, CSwin.
+
+FLatten, Agent and InLine are configurations of host x mixer.
+"""

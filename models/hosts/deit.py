@@ -9,10 +9,10 @@ from functools import partial
 from typing import Any
 
 import torch
-from timm.layers import ClassifierHead, Mlp, SelectAdaptivePool2d, to_2tuple, trunc_normal_
+from timm.layers import ClassifierHead, SelectAdaptivePool2d, to_2tuple, trunc_normal_
 from torch import Tensor, nn
 
-from ...layers import PatchStem, PositionTable, build_mixer
+from ...layers import Mlp, PatchStem, PositionTable, build_mixer
 from ..isotropic import Isotropic
 
 PATCH = 16

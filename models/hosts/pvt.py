@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from timm.layers import Mlp, to_2tuple
+from timm.layers import to_2tuple
 from torch import nn
 
-from ...layers import PatchDownsample, PatchStem, PositionTable, build_mixer
-from ..pyramid import Pyramid
+from ...layers import Mlp, PatchDownsample, PatchStem, PositionTable, build_mixer
 from .letters import mixers_of_blocks, of_each_stage
+from .sized_pyramid import SizedPyramid, check_of_each_stage
 
 TINY = {"depths": (2, 2, 2, 2), "drop_path_rate": 0.1}
 SMALL = {"depths": (3, 4, 6, 3), "drop_path_rate": 0.1}
@@ -32,7 +32,7 @@ OFFICIAL_NAMES = [
 ]
 
 
-class PVT(Pyramid):
+class PVT(SizedPyramid):
     """Pyramid of PVT with a mixer of choice, made for images of `img_size`.
 
     Other sizes work: tables of positions are resampled for them, at each call, or for good by `set_input_size`. What
@@ -70,14 +70,9 @@ class PVT(Pyramid):
         **kwargs: Any,
     ):
         stages = len(depths)
-        for name, values in {
-            "num_heads": num_heads,
-            "mlp_ratios": mlp_ratios,
-            "sr_ratios": sr_ratios,
-            "mixer_sr_ratios": mixer_sr_ratios,
-        }.items():
-            if len(values) != stages:
-                raise ValueError(f"{name}={tuple(values)} must be one for each stage of depths={tuple(depths)}")
+        check_of_each_stage(
+            depths, num_heads=num_heads, mlp_ratios=mlp_ratios, sr_ratios=sr_ratios, mixer_sr_ratios=mixer_sr_ratios
+        )
         names = mixers_of_blocks(attn_type or "L" * stages, depths, mixer)
         options = of_each_stage(mixer_options, stages)
         grids = self.grids(img_size, stages)
@@ -116,12 +111,5 @@ class PVT(Pyramid):
 
     @staticmethod
     def grids(img_size: int | tuple[int, int], stages: int) -> list[tuple[int, int]]:
-        """Return the map size (H, W) of each stage."""
+        """Return the map size (H, W) of each stage; what does not fill a patch is dropped."""
         return [tuple(max(size // (4 * 2**stage), 1) for size in to_2tuple(img_size)) for stage in range(stages)]
-
-    def set_input_size(self, img_size: int | tuple[int, int]) -> None:
-        """Resample all tables of positions for images of `img_size`."""
-        for stage, grid in zip(self.stages, self.grids(img_size, len(self.stages)), strict=True):
-            for module in (stage.position, *(block.mixer for block in stage.blocks)):
-                if hasattr(module, "set_grid"):
-                    module.set_grid(grid)

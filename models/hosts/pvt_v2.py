@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from timm.layers import to_2tuple
 from torch import nn
 
 from ...layers import ConvMLP, PatchDownsample, PatchStem, fan_out_normal_
 from .pvt import LARGE, MEDIUM, PVT, SMALL, TINY
+from .sized_pyramid import SizedPyramid
 
 B0 = {**TINY, "embed_dims": (32, 64, 160, 256)}
 B1, B2, B3, B4 = TINY, SMALL, MEDIUM, LARGE
@@ -38,7 +38,4 @@ class PVTv2(PVT):
             "final_norm": lambda dim: nn.Identity(),
         }
 
-    @staticmethod
-    def grids(img_size: int | tuple[int, int], stages: int) -> list[tuple[int, int]]:
-        """Return the map size (H, W) of each stage; overlapping patches round it up."""
-        return [tuple(-(-size // (4 * 2**stage)) for size in to_2tuple(img_size)) for stage in range(stages)]
+    grids = staticmethod(SizedPyramid.grids)

@@ -29,7 +29,9 @@ def test_classifier(family, name, tmp_path):
     model = load_file(golden["model"], tmp_path / "official.pth", {"model": official_state(golden), "epoch": 299})
     norms = {}
     for tap, *_ in golden["taps"]:
-        tapped(model, tap).register_forward_hook(lambda _, __, out, tap=tap: norms.__setitem__(tap, out.norm()))
+        tapped(model, tap).register_forward_hook(
+            lambda _, __, out, tap=tap: norms.__setitem__(tap, out.double().norm())
+        )
     with torch.no_grad():
         logits = model(golden_image(*golden["input"]))[0]
     for tap, _, reference in golden["taps"]:
@@ -40,12 +42,15 @@ def test_classifier(family, name, tmp_path):
         assert_logits(model(golden_image(*golden["input"]))[0], golden["stress"])
 
 
-def test_dense_pvt(tmp_path):
+@pytest.mark.parametrize(
+    ("name", "norms"), [("downstream_agent_pvt_t", {}), ("downstream_agent_swin_t", {"out_norms": True})]
+)
+def test_dense(name, norms, tmp_path):
     """The official detector's backbone, which has more agents than the classifier and an image that is not square."""
-    golden = load_golden("agent", "downstream_agent_pvt_t")
+    golden = load_golden("agent", name)
     state = {f"backbone.{key}": value for key, value in official_state(golden).items()}
     checkpoint = {"meta": {}, "state_dict": {**state, "rpn_head.rpn_cls.weight": torch.zeros(3, 256, 1, 1)}}
-    options = {"features_only": True, "agent_grids": golden["agent_shapes"]}
+    options = {"features_only": True, "agent_grids": golden["agent_shapes"], **norms}
     model = load_file(golden["model"], tmp_path / "detector.pth", checkpoint, **options)
     assert sum(p.numel() for p in model.parameters()) == golden["params"]
     with torch.no_grad():
