@@ -14,8 +14,8 @@ from ..precision import narrow, widen
 from .feature_maps import ACROSS_TOKENS
 from .reference import Form, State, apply, apply_backward, narrow_all, reduce, reduce_backward, settle
 
-BLOCK = 1 << 16
-"""Entries of a block of tokens with all their channels: 256 KiB of float32, so that a few of them fit into a cache."""
+BLOCK = 1 << 17
+"""Entries of a block of tokens with all their channels: 512 KiB of float32, so that a few of them fit into a cache."""
 
 
 def unsupported(direction: str, tensors: Sequence[Tensor | None], form: Form) -> str | None:

@@ -1,5 +1,6 @@
 """The cost of the linear mixers grows with the tokens: time and peak memory from 224 to 448 and 896, on a CPU."""
 
+import math
 import time
 from itertools import pairwise
 
@@ -61,5 +62,7 @@ def test_time(name):
                 mixer(x)
                 times.append(time.process_time() - start)
     least = [min(times[1:]) for times in taken]
-    print(f"{name}: {[round(1e3 * t, 1) for t in least]} ms at sides {SIDES}")
-    assert all(large <= LIMIT * small for small, large in pairwise(least))
+    growth = [large / small for small, large in pairwise(least)]
+    print(f"{name}: {[round(1e3 * t, 1) for t in least]} ms at sides {SIDES}, growth {[round(g, 2) for g in growth]}")
+    # Over both doublings: where a map leaves a cache, one doubling costs more and the other less.
+    assert math.prod(growth) <= LIMIT ** len(growth)
