@@ -9,7 +9,7 @@ from .engine.checkpoint import AVERAGE, MODEL, CheckpointStore
 from .engine.console import Console
 from .engine.distributed import connect
 from .engine.loop import Trainer
-from .engine.run_directory import Start, check_unchanged, find_resumed, new_run, read_config
+from .engine.run_directory import Start, check_unchanged, find_resumed, new_run, read_config, recipe_of
 from .engine.settings import Settings
 from .launch import Request, launch
 from .saved_settings import AnySettings, reuse, settings_of
@@ -26,9 +26,10 @@ def train(request: Request) -> None:
     with connect(_device(settings, place, request)) as processes:
         console = Console(processes.main)
         found = processes.from_main(lambda: find_resumed(settings.resume, *place)) if settings.resume else None
+        recipe = request.recipe
         if found:
             run, checkpoint = found
-            saved = read_config(run)
+            recipe, saved = recipe_of(run) or recipe, read_config(run)
             settings, config = reuse(saved, request)
             check_unchanged(run, saved, config)
         else:
@@ -40,7 +41,7 @@ def train(request: Request) -> None:
             torch.set_num_threads(settings.runtime.threads)
 
         trainer = (Trainer if isinstance(settings, Settings) else DenseTrainer)(settings, processes, console)
-        trainer.train(run, Start(request.recipe, request.command), config, checkpoint)
+        trainer.train(run, Start(recipe, request.command), config, checkpoint)
 
         best = CheckpointStore(run).find("best")
         console.print(trainer.result())

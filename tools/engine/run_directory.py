@@ -122,6 +122,14 @@ def read_config(run: Path) -> dict[str, Any]:
     return config
 
 
+def recipe_of(run: Path) -> str | None:
+    """The recipe a run was started with, which a command that goes on with it need not name; None if unrecorded."""
+    try:
+        return json.loads((run / ENVIRONMENT).read_text())[0]["recipe"]
+    except (OSError, ValueError, LookupError):
+        return None
+
+
 def check_unchanged(run: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
     """Raise if a continued run is asked for something that would make it another run."""
     old, new = _flatten(before), _flatten(now)

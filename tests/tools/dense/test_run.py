@@ -81,7 +81,7 @@ def test_detection_trains_by_epoch_and_evaluates(saccade, tiny, tmp_path):
         "schedule.warmup_iterations=2",
     ]
     words += ["batch_size=2", "run.evaluate_every=2", "run.log_every=3", "runtime.threads=1"]
-    words += ["+detector.changes.test_cfg.rcnn.score_thr=0.001"]
+    words += ["+detector.changes.test_cfg.rcnn.score_thr=0"]
     outcome = saccade("train", "detection/quickstart", *words, "run.dir=run")
     assert outcome.code == 0 and outcome.err == ""
     assert outcome.out.startswith("MaskRCNN on nat_nano")
@@ -130,9 +130,11 @@ def test_interrupted_and_resumed_is_unbroken(saccade, tiny, tmp_path, monkeypatc
     with monkeypatch.context() as patch:
         patch.setattr(Record, "_save", save_and_stop)
         assert saccade("train", recipe, *words, "run.dir=stopped").code == 130
-    outcome = saccade("train", recipe, "run.dir=stopped", "resume=auto", "data.workers=1", "logger=csv")
+    outcome = saccade("train", "resume=stopped", "data.workers=1", "logger=csv")  # a run knows its recipe
     assert outcome.code == 0 and "resumed from" in outcome.out, outcome.err
     assert saved[-1] == 3 and same_end(tmp_path / "unbroken", tmp_path / "stopped")
+    starts = json.loads((tmp_path / "stopped" / "environment.json").read_text())
+    assert [start["recipe"] for start in starts] == [recipe, recipe]
     assert saccade("train", recipe, "resume=unbroken", "optimizer.lr=1").err.startswith(
         "saccade: cannot resume unbroken"
     )
