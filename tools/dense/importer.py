@@ -1,7 +1,8 @@
 """Official detectors and segmentors, whole: backbone, neck and heads of a file in the names of our models.
 
 A file's backbone goes through the same `checkpoint_filter_fn` of its family as its classifiers do. Necks and heads of
-mmdet 2 and mmseg 0 are called as they are in mmdet 3 and mmseg 1; those of detectron2's Mask2Former are renamed.
+mmdet 2 and mmseg 0 are called as they are in mmdet 3 and mmseg 1; those of detectron2's Mask2Former and of IDEA's DINO
+are renamed.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from ...models.checkpoint import HOST_PREFIX, plain_state, readable, rename
 from ..engine.modeling import brief
 from ..errors import UserError
 from .backbone import Backbone
+from .dino_names import DINO, dino_state
 from .mask2former_names import MASK2FORMER, MASK2FORMER_NAMES, things_first
 
 OWN_PREFIX = f"{HOST_PREFIX}body."
@@ -114,6 +116,8 @@ def _backbone_state(state: dict[str, Tensor], backbone: Backbone, file: Path) ->
 
 def _head_state(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
     """Return neck and heads in our names."""
+    if any(key.startswith(DINO) for key in state):
+        return dino_state(state, len(model.backbone.out_indices), model.bbox_head.num_classes)
     if not any(key.startswith(MASK2FORMER) for key in state):
         return state
     head = next(name for name in ("panoptic_head", "decode_head") if hasattr(model, name))

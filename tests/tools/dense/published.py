@@ -201,6 +201,8 @@ def _focalnet() -> list[Published]:
         sparse = head == "sparse_rcnn"
         more = {"precision": "float32" if sparse else "float16", "norms": True}
         rows.append(Published(recipe, lrf, (figure,), 0.3, lr, weight_decay, () if sparse else ("norm",), 36, **more))
+    large = "focalnet_large_fl4_fused"  # FocalNet/FocalNet-DINO
+    rows.append(Published(f"detection/dino_{large}_1x", large, (63.5,), 0.3, 1e-4, 1e-4, (), 12, norms=True))
     return rows
 
 

@@ -29,6 +29,7 @@ HEADS = {
     "detection/atss_van_b2_3x": ("van_nano", []),
     "detection/gfl_van_b2_3x": ("van_nano", []),
     "detection/sparse_rcnn_focalnet_tiny_lrf_fused_3x": ("focalnet_nano", []),
+    "detection/dino_focalnet_large_fl4_fused_1x": ("focalnet_nano", ["+detector.changes.num_queries=100"]),
     "detection/mask2former_dinat_large_coco_panoptic": ("nat_nano", ["data.num_stuff_classes=3", "data.size=[64,96]"]),
     "detection/mask2former_dinat_large_coco_instance": ("nat_nano", ["data.size=[64,96]"]),
     "segmentation/upernet_focalnet_tiny_srf_fused_160k": ("focalnet_nano", ["data.size=[64,96]"]),

@@ -139,6 +139,87 @@ def test_mask2former_of_detectron2(recipe, head, tmp_path):
         assert torch.equal(value, own[key]), key
 
 
+def dino_names(levels: int = 5, layers: int = 6) -> dict[str, str]:
+    """Names in IDEA-Research/DINO's checkpoints, and those of the same tensors in mmdet's DINO."""
+    names = {"transformer.level_embed": "level_embed"}
+
+    def pair(theirs: str, ours: str, *leaves: str) -> None:
+        names.update({f"{theirs}{leaf}": f"{ours}{leaf}" for leaf in leaves})
+
+    both = ("weight", "bias")
+    for i in range(levels):
+        ours = f"neck.convs.{i}." if i < 4 else "neck.extra_convs.0."
+        pair(f"input_proj.{i}.0.", f"{ours}conv.", *both)
+        pair(f"input_proj.{i}.1.", f"{ours}gn.", *both)
+    sampling = [
+        f"{part}.{leaf}"
+        for part in ("sampling_offsets", "attention_weights", "value_proj", "output_proj")
+        for leaf in both
+    ]
+    for i in range(layers):
+        theirs, ours = f"transformer.encoder.layers.{i}.", f"encoder.layers.{i}."
+        pair(f"{theirs}self_attn.", f"{ours}self_attn.", *sampling)
+        for a, b in {
+            "norm1": "norms.0",
+            "norm2": "norms.1",
+            "linear1": "ffn.layers.0.0",
+            "linear2": "ffn.layers.1",
+        }.items():
+            pair(f"{theirs}{a}.", f"{ours}{b}.", *both)
+        theirs, ours = f"transformer.decoder.layers.{i}.", f"decoder.layers.{i}."
+        pair(f"{theirs}cross_attn.", f"{ours}cross_attn.", *sampling)
+        attention = ("in_proj_weight", "in_proj_bias", "out_proj.weight", "out_proj.bias")
+        pair(f"{theirs}self_attn.", f"{ours}self_attn.attn.", *attention)
+        parts = {"norm1": "norms.1", "norm2": "norms.0", "norm3": "norms.2"}
+        for a, b in {**parts, "linear1": "ffn.layers.0.0", "linear2": "ffn.layers.1"}.items():
+            pair(f"{theirs}{a}.", f"{ours}{b}.", *both)
+        pair(f"class_embed.{i}.", f"bbox_head.cls_branches.{i}.", *both)
+        for j in range(3):
+            pair(f"bbox_embed.{i}.layers.{j}.", f"bbox_head.reg_branches.{i}.{2 * j}.", *both)
+    pair("transformer.enc_out_class_embed.", f"bbox_head.cls_branches.{layers}.", *both)
+    for j in range(3):
+        pair(f"transformer.enc_out_bbox_embed.layers.{j}.", f"bbox_head.reg_branches.{layers}.{2 * j}.", *both)
+    pair("transformer.decoder.norm.", "decoder.norm.", *both)
+    for j in range(2):
+        pair(f"transformer.decoder.ref_point_head.layers.{j}.", f"decoder.ref_point_head.layers.{j}.", *both)
+    pair("transformer.enc_output.", "memory_trans_fc.", *both)
+    pair("transformer.enc_output_norm.", "memory_trans_norm.", *both)
+    pair("transformer.tgt_embed.", "query_embedding.", "weight")
+    pair("label_enc.", "dn_query_generator.label_embedding.", "weight")
+    return names
+
+
+def test_dino_of_idea(tmp_path):
+    """With its classifiers that count by COCO's numbers, some of which no category has, and what it holds twice."""
+    from mmdet.datasets import CocoDataset
+
+    settings = settings_of("detection/dino_focalnet_large_fl4_fused_1x", name="focalnet_nano", pretrained=False)
+    theirs = build(settings)
+    own = theirs.state_dict()
+    model = {official: own[name] for official, name in dino_names().items()}
+    # The numbers of a few categories, as every file of COCO's annotations has them.
+    numbers = {"person": 1, "stop sign": 13, "umbrella": 28, "cup": 47, "dining table": 67, "toothbrush": 90}
+    for key, value in list(model.items()):
+        if "class_embed" in key or key.startswith("label_enc"):
+            rows = 92 if key.startswith("label_enc") else 91
+            model[key] = torch.arange(rows * value[0].numel()).float().view(rows, *value.shape[1:])
+            if key.startswith("class_embed"):
+                model[f"transformer.decoder.{key}"] = model[key]
+    model |= {f"backbone.0.{key}": value for key, value in theirs.backbone.model.state_dict().items()}
+    torch.save({"model": model, "epoch": 11}, tmp_path / "official.pth")
+    ours = build(settings)
+    report = import_checkpoint(ours, tmp_path / "official.pth")
+    assert (report.missing, report.unused) == ([], [])
+    for official, name in dino_names().items():
+        got = ours.state_dict()[name]
+        if model[official].shape == got.shape:
+            assert torch.equal(got, model[official]), name
+        else:
+            for category, number in numbers.items():
+                index = CocoDataset.METAINFO["classes"].index(category)
+                assert torch.equal(got[index], model[official][number]), (name, category)
+
+
 def test_ade20k_panoptic_has_things_first(tmp_path):
     """detectron2 counts ADE20K's classes in their order, mmdet its things, then its stuff."""
     from mmdet.datasets.ade20k import ADE20KPanopticDataset

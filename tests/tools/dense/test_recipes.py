@@ -73,6 +73,11 @@ def test_published_detection(name):
         queries = settings.detector.changes.get("panoptic_head", {}).get("num_queries", 100)
         assert queries == (100 if "van_b2" in name else 200)
         return
+    if "/dino_" in name:
+        assert (settings.optimizer.clip, settings.optimizer.lr_scale) == (0.1, {"backbone": 0.1})
+        assert (schedule.milestones, schedule.warmup_iterations, data.metrics) == ([11], 0, ["bbox"])
+        assert settings.model.grad_checkpointing
+        return
     drops = {12: [9, 11] if focal else [8, 11], 36: [27, 33]}
     assert (schedule.name, schedule.milestones, schedule.gamma) == ("step", drops[schedule.epochs], 0.1)
     assert (schedule.warmup_iterations, schedule.warmup_factor) == (500, 0.001)
