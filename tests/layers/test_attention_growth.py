@@ -34,6 +34,7 @@ def peak_bytes(function, *inputs) -> int:
     return peak
 
 
+@pytest.mark.filterwarnings("ignore:.*Profiler clears events")
 @pytest.mark.parametrize("train", [False, True])
 @pytest.mark.parametrize("name", MIXERS)
 def test_peak_memory(name, train):
