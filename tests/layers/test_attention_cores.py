@@ -13,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import saccade.layers.qkv
 from saccade.layers import CORES, QKVMixer, QKVReducedMixer, build_core, build_mixer, build_qkv_mixer
+from saccade.layers.cross_shaped import StripeAttention
 
 from ..fill import GOLDENS, named_tensor, relative_error
 from ..official_modules import GRADIENT_TOLERANCE, OUTPUT_TOLERANCE, random
@@ -58,11 +59,11 @@ def options(core, kwargs):
     return {"agent_num": kwargs["agent_num"], "agent_grid": tuple(agent_grid) if agent_grid else None}
 
 
-def load(module, core, state):
-    """Load official weights into a shell or a bare core, and return our name of each official one."""
-    bare = module is core
-    names = {key: key if bare or key.split(".")[0] in PROJECTIONS else f"core.{key}" for key in state}
-    module.load_state_dict({names[key]: core.resized(key, x) for key, x in state.items()})
+def load(module, state):
+    """Load official weights into a module around a core, and return our name of each official one."""
+    names = {key: key if key.split(".")[0] in PROJECTIONS else f"core.{key}" for key in state}
+    names |= {key: key.replace("get_v", "lepe") for key in state if key.startswith("get_v.")}
+    module.load_state_dict({names[key]: module.core.resized(key, x) for key, x in state.items()})
     return names
 
 
@@ -109,7 +110,7 @@ def run_in_shell(core, case, state, x):
         **shell,
         **options(core, kwargs),
     )
-    names = load(mixer, mixer.core, state)
+    names = load(mixer, state)
     if "window" in kwargs:
         out = mixer(x, native)
     else:
@@ -119,25 +120,19 @@ def run_in_shell(core, case, state, x):
 
 
 def run_in_cswin(core, kwargs, state, inputs):
-    """Run a core as CSwin does, on stripes (idx 0 and 1) or the map, and add the host's convolution of values."""
+    """Run a core as CSwin does, in stripes (idx 0 and 1) or the map."""
     side, split = kwargs["resolution"], kwargs["split_size"]
-    grid = {-1: (side, side), 0: (side, split), 1: (split, side)}[kwargs["idx"]]
+    axis = {-1: None, 0: 1, 1: 0}[kwargs["idx"]]
+    grid = {None: (side, side), 0: (split, side), 1: (side, split)}[axis]
     attention = build_core(
         core, kwargs["dim"], kwargs["num_heads"], grid,
         **options(core, kwargs), **({"local": False} if core == "agent" else {}),
     )  # fmt: skip
-    lepe = nn.Conv2d(kwargs["dim"], kwargs["dim"], 3, padding=1, groups=kwargs["dim"])
-    lepe.load_state_dict({key.removeprefix("get_v."): x for key, x in state.items() if key.startswith("get_v.")})
-    load(attention, attention, {key: x for key, x in state.items() if not key.startswith("get_v.")})
-    stripes = (side // grid[0], side // grid[1])
-    q, k, v = (
-        x.unflatten(1, (stripes[0], grid[0], stripes[1], grid[1])).transpose(2, 3).flatten(0, 2).flatten(1, 2)
-        for x in inputs[0]
-    )
-    out = attention(q, k, v, grid, mean=inputs[1] if len(inputs) > 1 else None)
-    out = out + lepe(v.unflatten(1, grid).permute(0, 3, 1, 2)).flatten(2).mT
-    out = out.unflatten(1, grid).unflatten(0, (-1, *stripes)).transpose(2, 3).flatten(1, 4)
-    return out, {**dict(attention.named_parameters()), **{f"get_v.{k}": p for k, p in lepe.named_parameters()}}
+    branch = StripeAttention(attention, axis, None if axis is None else split)
+    names = load(branch, state)
+    out = branch(*inputs[0].unflatten(2, (side, side)), *inputs[1:]).flatten(1, 2)
+    parameters = dict(branch.named_parameters())
+    return out, {key: parameters[name] for key, name in names.items()}
 
 
 @pytest.mark.parametrize("shell", [{}, {"sr_ratio": 1}, {"sr_ratio": 3}, {"pool": 2}], ids=str)

@@ -4,16 +4,21 @@ import pytest
 import timm
 import torch
 from timm.models.pvt_v2 import PyramidVisionTransformerV2
+from timm.models.swin_transformer import SwinTransformer
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
+from saccade.layers import WindowAttention
+from saccade.layers.agent import AgentCore
 from saccade.layers.inline import InLineCore
 from saccade.layers.softmax import SoftmaxCore
 from saccade.models.checkpoint import rename
+from saccade.models.hosts.cswin import CSwin
 from saccade.models.hosts.deit import DeiT
 from saccade.models.hosts.letters import mixers_of_blocks
 from saccade.models.hosts.pvt import PVT
 from saccade.models.hosts.pvt_v2 import PVTv2
+from saccade.models.hosts.swin import Swin
 from saccade.models.leaplab import checkpoint_filter_fn
 
 SMALL = {"embed_dims": (8, 16, 20, 32), "depths": (1, 2, 1, 1), "num_heads": (1, 2, 5, 8)}
@@ -74,6 +79,23 @@ def test_pvt_v2_is_timms(size):
         torch.testing.assert_close(ours(image(*size)), theirs(image(*size)), rtol=1e-9, atol=1e-11)
 
 
+def test_swin_is_timms():
+    """With softmax attention in every block, also where the map is not square."""
+    options = {"img_size": (64, 128), "embed_dim": 8, "depths": (2, 2, 3, 2), "num_heads": (1, 2, 2, 4)}
+    theirs = randomise(SwinTransformer(**options, window_size=2, num_classes=10).double())
+    ours = Swin("agent", attn_type="BBBB", window=2, num_classes=10, **options).double().eval()
+    ours.pretrained_cfg = CFG
+    # Merging is theirs at the start of a stage already.
+    state = rename(theirs.state_dict(), [(r"^layers\.", "stages."), (r"^head\.fc\.", "head.")])
+    ours.load_state_dict(checkpoint_filter_fn(state, ours))
+    x = image(64, 128)
+    with torch.no_grad():
+        torch.testing.assert_close(ours(x), theirs(x), rtol=1e-9, atol=1e-11)
+        _, maps = ours.forward_intermediates(x)
+        _, expected = theirs.forward_intermediates(x)
+        torch.testing.assert_close(maps, expected, rtol=1e-9, atol=1e-11)
+
+
 @pytest.mark.parametrize(
     ("letters", "expected"),
     [
@@ -106,6 +128,47 @@ def test_stages_may_have_other_mixers():
         assert all(value.isfinite().all() for value in maps)
 
 
+def test_swin_of_mixed_stages():
+    """Blocks of the mixer see the whole map; of those with windows, every other block of the stage shifts them."""
+    model = Swin(
+        "agent", attn_type="AAMB2", depths=(2, 2, 5, 2), embed_dim=12, window=4, mixer_options={"agent_num": 9}
+    )
+    mixers = [[block.mixer for block in stage.blocks] for stage in model.stages]
+    of_windows = [[isinstance(mixer, WindowAttention) for mixer in stage] for stage in mixers]
+    assert of_windows == [[False] * 2, [False] * 2, [False] * 2 + [True] * 3, [True] * 2]
+    assert [mixer.shift for mixer in mixers[2][2:] + mixers[3]] == [False, True, False, False, True]
+    assert {mixer.window for mixer in mixers[2][2:] + mixers[3]} == {(4, 4)}
+    assert isinstance(mixers[2][1].core, AgentCore) and mixers[2][1].core.ha_bias.shape[2] == 14
+    for size in ((64, 64), (33, 97), (1, 1)):
+        assert model(torch.randn(1, 3, *size)).isfinite().all()
+
+
+def test_windows_of_dense_backbones():
+    """They pad and shift maps that a classifier takes for one window."""
+    for options, fit in (({}, True), ({"out_norms": (1,)}, False), ({"out_norms": True, "fit": True}, True)):
+        model = Swin("inline", attn_type="IIIS", embed_dim=12, **options)
+        assert [block.mixer.fit for block in model.stages[3].blocks] == [fit] * 2
+
+
+@pytest.mark.parametrize("mixer", ["agent", "focused_linear", "inline"])
+def test_cswin_carries_any_core(mixer):
+    """In stripes, where the released modules of two of the three fail, in the whole map, and in mixed stages."""
+    sizes = {"depths": (1, 3, 1, 2), "num_heads": (2, 2, 4, 4), "embed_dim": 8}
+    model = CSwin(mixer, attn_type="LMLM1", mixer_stripes=(1, 3, None, 2), img_size=64, **sizes)
+    branches = [[block.mixer.branches for block in stage.blocks] for stage in model.stages]
+    assert [[len(part) for part in stage] for stage in branches] == [[2], [2, 2, 2], [1], [2, 1]]
+    assert [[part[0].stripe for part in stage] for stage in branches] == [[1], [3, 2, 2], [None], [2, None]]
+    softmax = [[isinstance(part[0].core, SoftmaxCore) for part in stage] for stage in branches]
+    assert softmax == [[False], [False, True, True], [False], [False, True]]
+    for size in ((64, 64), (33, 97), (1, 1)):
+        x = torch.randn(2, 3, *size)
+        out, maps = model.forward_intermediates(x)
+        assert out.isfinite().all()
+        assert all(value.isfinite().all() for value in maps)
+    model(x).sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -117,10 +180,23 @@ def test_stages_may_have_other_mixers():
 def test_bad_options_of_stages(options, message):
     with pytest.raises(ValueError, match=message):
         PVT("agent", **options)
+    with pytest.raises(ValueError, match=message):
+        Swin("agent", **{"depths": (2, 2, 2, 2), **options})
+    with pytest.raises(ValueError, match=message):
+        CSwin("agent", **{"depths": (2, 2, 2, 2), **options})
 
 
 @pytest.mark.parametrize(
-    "name", ["agent_deit_tiny", "agent_pvt_tiny", "flatten_pvt_tiny", "flatten_pvt_v2_b0", "inline_pvt_nano"]
+    "name",
+    [
+        "agent_cswin_tiny",
+        "agent_deit_tiny",
+        "agent_pvt_tiny",
+        "flatten_pvt_tiny",
+        "flatten_pvt_v2_b0",
+        "flatten_swin_nano",
+        "inline_pvt_nano",
+    ],
 )
 def test_other_sizes_need_no_rebuilding(name):
     """What a model computes at another size is what it computes after its tables are resampled for that size."""
@@ -148,10 +224,12 @@ def test_positions_follow_the_map_not_its_count():
 
 
 def test_decay():
-    """DeiT's positions and class token are exempt; PVT's position tables and the mixers' tables are not."""
+    """DeiT's positions and class token are exempt, and Swin's biases; PVT's and the mixers' tables are not."""
     deit = timm.create_model("agent_deit_nano")
     assert deit.no_weight_decay() == {"cls_token", "cls_position", "position.table"}
     assert timm.create_model("inline_pvt_nano").no_weight_decay() == set()
+    blocks = [*(f"stages.2.blocks.{i}" for i in range(4)), "stages.3.blocks.0"]
+    assert timm.create_model("flatten_swin_nano").no_weight_decay() == {f"{block}.mixer.rpb" for block in blocks}
 
 
 def test_norms():
@@ -161,6 +239,8 @@ def test_norms():
         for key, module in timm.create_model(name).named_modules():
             if isinstance(module, nn.LayerNorm):
                 assert module.eps == (1e-5 if key in embeds else 1e-6), key
+    for model in (timm.create_model("flatten_swin_nano"), CSwin("inline", embed_dim=8)):
+        assert {module.eps for module in model.modules() if isinstance(module, nn.LayerNorm)} == {1e-5}
 
 
 def test_initialisation_of_pvt_v2():

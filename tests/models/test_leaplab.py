@@ -1,4 +1,4 @@
-"""The variants of Agent, FLatten and InLine on DeiT, PVT and PVTv2, and the ways their checkpoints come."""
+"""The variants of Agent, FLatten and InLine, and the ways their checkpoints come."""
 
 import sys
 from types import ModuleType
@@ -10,6 +10,7 @@ import torch
 from saccade.layers.agent import AgentCore
 from saccade.layers.position import resize_map
 from saccade.layers.softmax import SoftmaxCore
+from saccade.models.leaplab import DERIVED
 
 from ..fill import golden_image, load_golden, official_state
 from ..parity import load_file
@@ -41,6 +42,31 @@ PARAMETERS = {
     "inline_pvt_small": 21_556_136,
     "inline_pvt_medium": 37_618_856,
     "inline_pvt_large": 51_154_280,
+    "agent_swin_tiny": 28_902_964,
+    "agent_swin_small": 49_666_684,
+    "agent_swin_small_288": 49_707_964,
+    "agent_swin_base": 88_095_096,
+    "agent_swin_base_384": 88_305_016,
+    "agent_cswin_tiny": 20_458_672,
+    "agent_cswin_small": 32_814_100,
+    "agent_cswin_base": 73_249_696,
+    "agent_cswin_base_384": 73_328_416,
+    "flatten_swin_tiny": 29_192_384,
+    "flatten_swin_small": 50_510_288,
+    "flatten_swin_base": 88_972_488,
+    "flatten_swin_base_384": 91_433_928,
+    "flatten_cswin_tiny": 21_201_768,
+    "flatten_cswin_small": 35_451_752,
+    "flatten_cswin_base": 74_867_032,
+    "flatten_cswin_base_384": 78_369_112,
+    "inline_swin_tiny": 29_223_544,
+    "inline_swin_small": 49_793_296,
+    "inline_swin_base": 88_350_120,
+    "inline_swin_base_384": 88_465_320,
+    "inline_cswin_tiny": 20_604_520,
+    "inline_cswin_small": 33_032_872,
+    "inline_cswin_base": 73_413_640,
+    "inline_cswin_base_384": 73_413_640,
 }
 
 
@@ -59,7 +85,7 @@ def test_variants(name):
         assert getattr(block.drop_path2, "drop_prob", 0.0) == pytest.approx(rate)
 
 
-@pytest.mark.parametrize("name", ["agent_deit_nano", "inline_pvt_nano"])
+@pytest.mark.parametrize("name", ["agent_deit_nano", "flatten_swin_nano", "inline_pvt_nano"])
 def test_nano_is_small(name):
     assert sum(p.numel() for p in timm.create_model(name).parameters()) < 1e6
 
@@ -87,11 +113,16 @@ def test_other_agents():
 
 
 def test_preprocessing():
-    """Images are warped to a square of 256 / 224 of the input size, of which the centre is taken."""
+    """Images are warped to a square of 256 / 224 of the input size, of which the centre is taken, or all of it."""
     for name, size in {"flatten_pvt_tiny": 224, "agent_pvt_medium_256": 256, "inline_deit_base": 448}.items():
         cfg = timm.models.get_pretrained_cfg(name)
         assert (cfg.input_size, cfg.crop_pct, cfg.crop_mode) == ((3, size, size), 0.875, "squash")
         assert (cfg.interpolation, cfg.mean, cfg.license) == ("bicubic", timm.data.IMAGENET_DEFAULT_MEAN, "none stated")
+    uncropped = {name for name in PARAMETERS if timm.models.get_pretrained_cfg(name).crop_pct == 1.0}
+    assert uncropped == {
+        "agent_swin_small_288",
+        *(f"{family}_swin_base_384" for family in ("agent", "flatten", "inline")),
+    }
 
 
 @pytest.fixture(scope="module")
@@ -101,6 +132,8 @@ def official():
         "deit": ("agent", "agent_deit_t"),
         "pvt": ("flatten", "flatten_pvt_t"),
         "pvt_v2": ("flatten", "flatten_pvt_v2_b0"),
+        "swin": ("flatten", "flatten_swin_t"),
+        "cswin": ("agent", "agent_cswin_t"),
     }
     goldens = {body: load_golden(*name) for body, name in names.items()}
     return {body: (golden["model"], official_state(golden)) for body, golden in goldens.items()}
@@ -122,21 +155,43 @@ WRAPPERS = {
             "a.relative_position_index": torch.zeros(9),
         }
     },
+    "without derived buffers": lambda state: {key: value for key, value in state.items() if not DERIVED.search(key)},
 }
 
 
-@pytest.mark.parametrize("body", ["deit", "pvt", "pvt_v2"])
+# Some of the tensors of each body, under our names and the official ones.
+TENSORS = {
+    "deit": {
+        "blocks.0.mixer.core.an_bias": "blocks.0.attn.an_bias",
+        "blocks.0.mixer.proj.weight": "blocks.0.attn.proj.weight",
+    },
+    "pvt": {
+        "stages.0.blocks.0.mixer.core.positional_encoding": "block1.0.attn.positional_encoding",
+        "stages.0.blocks.0.mixer.proj.weight": "block1.0.attn.proj.weight",
+    },
+    "swin": {
+        "stages.0.blocks.0.mixer.core.positional_encoding": "layers.0.blocks.0.attn.positional_encoding",
+        "stages.3.blocks.1.mixer.qkv.weight": "layers.3.blocks.1.attn.qkv.weight",
+        "stages.1.downsample.reduction.weight": "layers.0.downsample.reduction.weight",
+    },
+    "cswin": {
+        "stages.0.blocks.0.mixer.branches.0.core.an_bias": "stage1.0.attns.0.an_bias",
+        "stages.2.blocks.17.mixer.branches.1.lepe.weight": "stage3.17.attns.1.get_v.weight",
+        "stages.3.blocks.0.mixer.proj.weight": "stage4.0.proj.weight",
+    },
+}
+TENSORS["pvt_v2"] = TENSORS["pvt"]
+
+
+@pytest.mark.parametrize("body", TENSORS)
 @pytest.mark.parametrize("wrapper", WRAPPERS)
 def test_wrappers(wrapper, body, official, tmp_path):
     name, state = official[body]
     model = load_file(name, tmp_path / "wrapped.pth", WRAPPERS[wrapper](state))
     own = model.state_dict()
-    first, official_first = ("blocks.0", "blocks.0") if body == "deit" else ("stages.0.blocks.0", "block1.0")
-    table = "an_bias" if body == "deit" else "positional_encoding"
     # Were a tensor not loaded, its values would be those of initialisation.
-    assert torch.equal(own[f"{first}.mixer.core.{table}"].flatten(), state[f"{official_first}.attn.{table}"].flatten())
-    assert torch.equal(own[f"{first}.mixer.proj.weight"], state[f"{official_first}.attn.proj.weight"])
-    assert torch.equal(own["head.fc.weight"], state["head.weight"])
+    for key, theirs in {**TENSORS[body], "head.fc.weight": "head.weight"}.items():
+        assert torch.equal(own[key].flatten(), state[theirs].flatten()), key
     again = load_file(name, tmp_path / "own.pth", own).state_dict()
     assert all(torch.equal(again[key], value) for key, value in own.items())
 
@@ -184,12 +239,12 @@ def test_misfit_is_told(official, tmp_path):
 def test_other_classes_and_channels(official, tmp_path):
     for name, state in official.values():
         model = load_file(name, tmp_path / "official.pth", {"model": state}, num_classes=10, in_chans=1)
-        first = next(value for key, value in state.items() if key.endswith("proj.weight"))
+        first = next(value for value in state.values() if value.dim() == 4)
         torch.testing.assert_close(model.stem.conv.weight, first.sum(1, keepdim=True))
         assert model.head.fc.weight.shape[0] == 10
 
 
-@pytest.mark.parametrize("body", ["deit", "pvt", "pvt_v2"])
+@pytest.mark.parametrize("body", TENSORS)
 @pytest.mark.parametrize("img_size", [320, (160, 256)])
 def test_fine_tuning_at_another_size(body, img_size, official, tmp_path):
     """Tables are resampled on loading to what the model of the file's own size uses at that size."""
@@ -203,7 +258,7 @@ def test_fine_tuning_at_another_size(body, img_size, official, tmp_path):
         torch.testing.assert_close(other(x), native(x), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["agent_deit_nano", "inline_pvt_nano", "flatten_pvt_v2_b0"])
+@pytest.mark.parametrize("name", ["agent_deit_nano", "inline_pvt_nano", "flatten_pvt_v2_b0", "flatten_swin_nano"])
 def test_own_checkpoint_of_another_size(name, tmp_path):
     """A model made for images that are not square saves tables that others can be resampled from."""
     wide = timm.create_model(name, img_size=(64, 96))
@@ -211,6 +266,23 @@ def test_own_checkpoint_of_another_size(name, tmp_path):
     wide.set_input_size(loaded.pretrained_cfg["input_size"][1:])
     for key, value in wide.state_dict().items():
         torch.testing.assert_close(loaded.state_dict()[key], value)
+
+
+def test_fine_tuning_with_another_window(official, tmp_path):
+    """Bias tables are resampled bicubically, in the official layout or ours; what is derived is dropped."""
+    name, state = official["swin"]
+    table = "layers.2.blocks.1.attn.relative_position_bias_table"
+    resized = torch.nn.functional.interpolate(state[table].mT.unflatten(1, (13, 13))[None], size=23, mode="bicubic")
+    options = {"img_size": 384, "window": 12}
+    found = load_file(name, tmp_path / "window_7.pth", {"model": state}, **options).state_dict()
+    resized = {**state, table: resized[0].flatten(1).mT}
+    expected = load_file(name, tmp_path / "window_12.pth", {"model": resized}, **options).state_dict()
+    key = "stages.2.blocks.1.mixer.rpb"
+    assert found[key].shape == (12, 23, 23)
+    torch.testing.assert_close(found[key], expected[key])
+    own = load_file(name, tmp_path / "window_7.pth", {"model": state}).state_dict()
+    found = load_file(name, tmp_path / "own.pth", own, **options).state_dict()
+    torch.testing.assert_close(found[key], expected[key])
 
 
 def test_resampling_rules(official, tmp_path):
@@ -237,9 +309,9 @@ def test_resampling_rules(official, tmp_path):
 
 
 def test_released_files():
-    """18 of the 25 have a file of their own; the others say that there is none."""
+    """38 of the 50 have a file of their own; the others say that there is none."""
     released = [cfg.url for cfg in map(timm.models.get_pretrained_cfg, PARAMETERS) if cfg.url]
-    assert len(released) == len(set(released)) == 18
+    assert len(released) == len(set(released)) == 38
     assert all(url.startswith("https://cloud.tsinghua.edu.cn/f/") and url.endswith("/?dl=1") for url in released)
     with pytest.raises(RuntimeError, match=r"no weights of flatten_pvt_small .*/FLatten-Transformer has released none"):
         timm.create_model("flatten_pvt_small", pretrained=True)
