@@ -16,7 +16,7 @@ from timm.utils import distribute_bn
 
 from ..engine.checkpoint import CheckpointStore
 from ..engine.console import Console
-from ..engine.curves import CURVES, Panel, draw_curves
+from ..engine.curves import CURVES, draw_curves
 from ..engine.distributed import Processes
 from ..engine.loggers import METRICS, THROUGHPUT, Logger, Row, write_table
 from ..engine.seeding import PROCESS, derive_seed, seed_generators
@@ -151,6 +151,7 @@ class Record(Hook):
 
     def after_train(self, runner: Runner) -> None:
         if self.processes.main:
+            self._write_tables()
             self._draw()
 
     def close(self) -> None:
@@ -220,13 +221,15 @@ class Record(Hook):
                 {"model": self.settings.model.name, "epoch": epoch, "update": row["updates"], "metrics": row},
                 best,
             )
-            write_table(self.run / METRICS, self.progress.metrics)
-            write_table(self.run / THROUGHPUT, self.progress.throughput)
+            self._write_tables()
             if time.monotonic() - self.drawn > CURVES_EVERY:
                 self._draw()
         self.began = time.monotonic()
 
+    def _write_tables(self) -> None:
+        write_table(self.run / METRICS, self.progress.metrics)
+        write_table(self.run / THROUGHPUT, self.progress.throughput)
+
     def _draw(self) -> None:
-        panels: tuple[Panel, ...] = PANELS
-        draw_curves(self.run / CURVES, self.progress.metrics, self.title, panels, step="updates")
+        draw_curves(self.run / CURVES, self.progress.metrics, self.title, PANELS, step="updates")
         self.drawn = time.monotonic()
