@@ -1,11 +1,13 @@
 """The variants of Agent, FLatten and InLine, and the ways their checkpoints come."""
 
 import sys
+from itertools import pairwise
 from types import ModuleType
 
 import pytest
 import timm
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from saccade.layers.agent import AgentCore
 from saccade.layers.position import resize_map
@@ -110,6 +112,31 @@ def test_other_agents():
     assert timm.create_model("agent_deit_nano", agent_grids=(3, 5)).blocks[0].mixer.core.agent_grid == (3, 5)
     with pytest.raises(ValueError, match=r"agent_grids=\(\(5, 4\),\) must be one pair for each stage of agent_num="):
         timm.create_model("agent_pvt_tiny", agent_grids=((5, 4),))
+
+
+@pytest.mark.parametrize(
+    ("name", "letters"),
+    [
+        ("agent_deit_tiny", None),
+        ("flatten_pvt_v2_b0", None),
+        ("inline_pvt_tiny", None),
+        ("agent_swin_base", None),
+        ("flatten_swin_tiny", None),
+        ("agent_cswin_tiny", "AAAA"),
+        ("inline_cswin_tiny", "IIII"),
+    ],
+)
+def test_operations_grow_linearly(name, letters):
+    """Of whole models; CSwin's stripes grow with the map, so that its stages with softmax attention do not."""
+    counts = []
+    with torch.device("meta"):
+        model = timm.create_model(name, **({"attn_type": letters} if letters else {})).eval()
+        for size in (224, 448, 896):
+            with FlopCounterMode(display=False) as counter:
+                model(torch.empty(1, 3, size, size))
+            counts.append(counter.get_total_flops())
+    # At other sizes than the native one, tables are resampled too.
+    assert all(3.5 * small < large < 4.2 * small for small, large in pairwise(counts))
 
 
 def test_preprocessing():
