@@ -1,6 +1,9 @@
 """Backward kernels of fused neighborhood attention.
 
-With P = exp(logits - lse) and delta = rowsum(dout * out) - dlse: d logits = P * (dout . v - delta).
+With P = exp(logits - lse) and delta = rowsum(dout * out) - dlse: d logits = P * (dout . v - delta). As out = P v,
+rowsum(dout * out) is also rowsum(P * (dout . v)), which does not suffer from the rounding of out: the gradient of a
+small bias table needs that (EXACT), since little may be left of its terms once they are summed.
+
 `differentiate_queries` gives dq, delta and the sums for dbias, tile of queries by tile; `differentiate_keys` gives dk
 and dv, tile of keys by tile, each from the queries that see it; `differentiate_group` does all of it at once where a
 dilation group fits in one tile. Each output element is written once, by one program.
@@ -34,6 +37,13 @@ def query_terms(q, k, v, dout, lse2, delta, table, dq, scale, PRECISION: tl.cons
     dp = tl.dot(dout, tl.trans(v), input_precision=PRECISION)
     ds = p * (dp - delta[:, None])
     return ds, tl.dot(ds.to(k.dtype), k, dq, input_precision=PRECISION)
+
+
+@triton.jit
+def delta_terms(q, k, v, dout, lse2, table, scale, PRECISION: tl.constexpr):
+    """A chunk's part of rowsum(P * (dout . v))."""
+    p = tl.exp2(logits(q, k, scale, table, PRECISION) - lse2[:, None])
+    return tl.sum(p * tl.dot(dout, tl.trans(v), input_precision=PRECISION), 1)
 
 
 @triton.jit
@@ -100,6 +110,7 @@ def differentiate_queries(
     WIDTH: tl.constexpr,
     HAS_BIAS: tl.constexpr,
     FOLD: tl.constexpr,
+    EXACT: tl.constexpr,
     STORED: tl.constexpr,
     RUNS: tl.constexpr,
     PLAIN: tl.constexpr,
@@ -154,15 +165,29 @@ def differentiate_queries(
             image, along = item_spot(axes, item, first, images, RUNS)
             q = load_rows(head_start(q_ptr, q_strides, image, along, h), q_at, D, WIDTH)
             dout = load_rows(head_start(dout_ptr, dout_strides, image, along, h), dout_at, D, WIDTH)
-            out = load_rows(head_start(out_ptr, out_strides, image, along, h), out_at, D, WIDTH)
+            k_head = head_start(k_ptr, k_strides, image, along, h)
+            v_head = head_start(v_ptr, v_strides, image, along, h)
             lse_head = image * lse_strides[0] + along * lse_strides[3] + h
-            delta = row_delta(dout, out, tl.load(dlse_ptr + lse_head + lse_at))
             lse2 = tl.load(lse_ptr + lse_head + lse_at) * LOG2E
+            if EXACT:
+                delta = -tl.load(dlse_ptr + lse_head + lse_at)
+                for c in tl.static_range(len(CHUNKS)):
+                    if HELD:
+                        table = tables[c]
+                    else:
+                        j = STARTS[c] + tl.arange(0, CHUNKS[c])
+                        table = tile_table(
+                            table_ptr, bias_ptr, axes, tile, head, i, j, COLUMNS, False, HAS_BIAS, STORED
+                        )
+                    k = load_rows(k_head, k_at[c], D, WIDTH)
+                    v = load_rows(v_head, v_at[c], D, WIDTH)
+                    delta += delta_terms(q, k, v, dout, lse2, table, scale_log2, PRECISION)
+            else:
+                out = load_rows(head_start(out_ptr, out_strides, image, along, h), out_at, D, WIDTH)
+                delta = row_delta(dout, out, tl.load(dlse_ptr + lse_head + lse_at))
             term_at = terms_ptr + 2 * (lse_head + lse_at)
             tl.store(term_at, lse2, mask=valid)
             tl.store(term_at + 1, delta, mask=valid)
-            k_head = head_start(k_ptr, k_strides, image, along, h)
-            v_head = head_start(v_ptr, v_strides, image, along, h)
             dq = tl.zeros([ROWS, WIDTH], tl.float32)
             added = ()
             for c in tl.static_range(len(CHUNKS)):
@@ -227,6 +252,7 @@ def differentiate_queries_chunks(
     WIDTH: tl.constexpr,
     HAS_BIAS: tl.constexpr,
     FOLD: tl.constexpr,
+    EXACT: tl.constexpr,
     STORED: tl.constexpr,
     RUNS: tl.constexpr,
     PLAIN: tl.constexpr,
@@ -270,20 +296,35 @@ def differentiate_queries_chunks(
             for t in tl.static_range(ITEMS):
                 # The last one again where there is no other.
                 image, along = item_spot(axes, tl.minimum(begin + t, items - 1), first, images, RUNS)
+                query = load_rows(head_start(q_ptr, q_strides, image, along, h), q_at, D, WIDTH)
                 row = load_rows(head_start(dout_ptr, dout_strides, image, along, h), dout_at, D, WIDTH)
-                out = load_rows(head_start(out_ptr, out_strides, image, along, h), out_at, D, WIDTH)
+                keys = head_start(k_ptr, k_strides, image, along, h)
+                values = head_start(v_ptr, v_strides, image, along, h)
                 lse_head = image * lse_strides[0] + along * lse_strides[3] + h
                 row_lse2 = tl.load(lse_ptr + lse_head + lse_at) * LOG2E
-                difference = row_delta(row, out, tl.load(dlse_ptr + lse_head + lse_at))
+                if EXACT:
+                    difference = -tl.load(dlse_ptr + lse_head + lse_at)
+                    for c in range(0, COLUMNS, CHUNK):
+                        j = c + tl.arange(0, CHUNK)
+                        others = block_places(axes, bases, lengths, j)
+                        k = load_rows(keys, offsets(axes, others, residues, lengths, k_strides, WIDE), D, WIDTH)
+                        v = load_rows(values, offsets(axes, others, residues, lengths, v_strides, WIDE), D, WIDTH)
+                        table = tile_table(
+                            table_ptr, bias_ptr, axes, tile, head, i, j, COLUMNS, False, HAS_BIAS, STORED
+                        )
+                        difference += delta_terms(query, k, v, row, row_lse2, table, scale_log2, PRECISION)
+                else:
+                    out = load_rows(head_start(out_ptr, out_strides, image, along, h), out_at, D, WIDTH)
+                    difference = row_delta(row, out, tl.load(dlse_ptr + lse_head + lse_at))
                 term_at = terms_ptr + 2 * (lse_head + lse_at)
                 tl.store(term_at, row_lse2, mask=valid)
                 tl.store(term_at + 1, difference, mask=valid)
-                q = q + (load_rows(head_start(q_ptr, q_strides, image, along, h), q_at, D, WIDTH),)
+                q = q + (query,)
                 dout = dout + (row,)
                 lse2 = lse2 + (row_lse2,)
                 delta = delta + (difference,)
-                k_head = k_head + (head_start(k_ptr, k_strides, image, along, h),)
-                v_head = v_head + (head_start(v_ptr, v_strides, image, along, h),)
+                k_head = k_head + (keys,)
+                v_head = v_head + (values,)
                 dq = dq + (tl.zeros([ROWS, WIDTH], tl.float32),)
             for c in range(0, COLUMNS, CHUNK):
                 j = c + tl.arange(0, CHUNK)

@@ -6,7 +6,7 @@ Tables here are inverse: rows are keys and columns the queries that see them.
 import triton
 import triton.language as tl
 
-from .fused_backward import key_terms, row_delta
+from .fused_backward import key_terms
 from .fused_bias import fold_pairs
 from .fused_forward import load_rows, logits, store_rows
 from .fused_tiles import (
@@ -200,7 +200,6 @@ def differentiate_group(
     v_ptr,
     bias_ptr,
     table_ptr,
-    out_ptr,
     lse_ptr,
     dout_ptr,
     dlse_ptr,
@@ -213,7 +212,6 @@ def differentiate_group(
     k_strides,
     v_strides,
     dout_strides,
-    out_strides,
     grad_strides,
     lse_strides,
     axes,
@@ -244,7 +242,6 @@ def differentiate_group(
     k_at = offsets(axes, own, residues, lengths, k_strides, WIDE)
     v_at = offsets(axes, own, residues, lengths, v_strides, WIDE)
     dout_at = offsets(axes, own, residues, lengths, dout_strides, WIDE)
-    out_at = offsets(axes, own, residues, lengths, out_strides, WIDE)
     grad_at = offsets(axes, own, residues, lengths, grad_strides, WIDE)
     lse_at = offsets(axes, own, residues, lengths, lse_strides, WIDE)
     table = tile_table(table_ptr, bias_ptr, axes, tile, head, i, i, ROWS, False, HAS_BIAS, STORED)
@@ -252,18 +249,17 @@ def differentiate_group(
     first = tl.program_id(2) * images
     for b in range(first, tl.minimum(first + images, batch)):
         at = tl.cast(b, tl.int64)
-        out_head = at * out_strides[0] + h * D
         lse_head = at * lse_strides[0] + h
         q = load_rows(q_ptr + at * q_strides[0] + h * q_strides[4], q_at, D, WIDTH)
         k = load_rows(k_ptr + at * k_strides[0] + h * k_strides[4], k_at, D, WIDTH)
         v = load_rows(v_ptr + at * v_strides[0] + h * v_strides[4], v_at, D, WIDTH)
         dout = load_rows(dout_ptr + at * dout_strides[0] + h * dout_strides[4], dout_at, D, WIDTH)
-        out = load_rows(out_ptr + out_head, out_at, D, WIDTH)
-        delta = row_delta(dout, out, tl.load(dlse_ptr + lse_head + lse_at))
         lse2 = tl.load(lse_ptr + lse_head + lse_at) * LOG2E
         p = tl.exp2(logits(q, k, scale_log2, table, PRECISION) - lse2[:, None])
         dv = tl.dot(tl.trans(p.to(dout.dtype)), dout, input_precision=PRECISION)
         dp = tl.dot(dout, tl.trans(v), input_precision=PRECISION)
+        # All of the window is at hand, so this needs no output: see fused_backward.py.
+        delta = tl.sum(p * dp, 1) - tl.load(dlse_ptr + lse_head + lse_at)
         ds = p * (dp - delta[:, None])
         if HAS_BIAS:
             total += ds

@@ -90,6 +90,8 @@ def choose(kernel: str, geometry: Geometry, dtype: torch.dtype, width: int, bias
     if width <= 64 and tile_map(geometry, tile, kernel == "keys").block <= 176:
         return replace(row, tile=tile)
     row = LARGE[kernel, bias]
+    if kernel == "forward" and bias and width <= 64:
+        row = replace(row, registers=168)  # four more, and one program less fits on a multiprocessor
     return replace(row, tile=cut_tile(axes, groups, row.rows), stages=row.stages if width <= 128 else 2)
 
 

@@ -18,6 +18,7 @@ from .tiling import Tiling, packed, tile_map
 
 TABLE_BYTES = 1 << 26
 SCRATCH_BYTES = 1 << 26
+SMALL_TABLE = 64  # entries of a bias up to which its gradient needs an exact delta
 
 
 def _strides(x: Tensor) -> tuple[int, ...]:
@@ -39,7 +40,7 @@ class Table:
     def __init__(self, call: "Call", config: Config, tiling: Tiling, columns: int, inverse: bool):
         heads = call.heads if call.entries else 1
         self.shape = (heads, tiling.classes, config.rows, columns)
-        chunk = columns & -columns
+        chunk = min(64, columns & -columns)
         self.kernel = BoundKernel(
             build_tables,
             (tiling.classes, columns // chunk, heads),
@@ -190,7 +191,7 @@ class BackwardPlan:
         self.kernel = BoundKernel(
             differentiate_group,
             (tiling.tiles, call.heads, slices),
-            (*self.strides, packed(tiling.axes), call.batch, images, *self.scales),
+            (*self.keys_strides, packed(tiling.axes), call.batch, images, *self.scales),
             {**sizes, **call.flags},
             **_options(config),
         )
@@ -212,7 +213,14 @@ class BackwardPlan:
             differentiate_queries if config.whole else differentiate_queries_chunks,
             (programs, call.heads, slices),
             (*self.strides, packed(tiling.axes), run, pieces, each, call.batch, images, *self.scales),
-            {"FOLD": 2 * config.warps, "STORED": self.table is not None, "RUNS": run > 1, **sizes, **call.flags},
+            {
+                "FOLD": 2 * config.warps,
+                "EXACT": call.dtype != float32 and 0 < call.entries <= SMALL_TABLE,
+                "STORED": self.table is not None,
+                "RUNS": run > 1,
+                **sizes,
+                **call.flags,
+            },
             **_options(config),
         )
 
@@ -233,7 +241,7 @@ class BackwardPlan:
         pairs, partial = self.sums.scratch(q) if self.sums else (None, None)
         table = self.table and self.table(q, bias)
         if self.group:
-            self.kernel(q, k, v, bias, table, out, lse, dout, dlse, dq, dk, dv, pairs, partial)
+            self.kernel(q, k, v, bias, table, lse, dout, dlse, dq, dk, dv, pairs, partial)
         else:
             terms = empty((*lse.shape, 2), dtype=float32, device=q.device)
             self.kernel(q, k, v, bias, table, out, lse, dout, dlse, terms, dq, pairs, partial)
