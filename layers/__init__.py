@@ -1,6 +1,6 @@
 """Modules that models are built from: token mixers, one a file, and the stems, norms and blocks around them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from inspect import isclass, signature
 from typing import Any
@@ -57,12 +57,15 @@ for _module in (*filter(isclass, MIXERS.values()), *_parts):
     register_notrace_module(_module)
 
 
-def build_mixer(name: str, dim: int, num_heads: int | None = None, **kwargs: Any) -> nn.Module:
+def build_mixer(
+    name: str, dim: int, num_heads: int | None = None, offers: Mapping[str, Any] | None = None, **kwargs: Any
+) -> nn.Module:
     """Build the token mixer called `name`, a module [B, H, W, dim] -> [B, H, W, dim].
 
     Args:
         name: one of `MIXERS`.
         num_heads: for mixers that have heads; the others do without.
+        offers: other arguments of which a mixer gets those it has, e.g. the `grid` of a body that carries any mixer.
         kwargs: passed to the mixer, e.g. `window` and `dilation` of neighborhood attention.
 
     Raises:
@@ -71,5 +74,6 @@ def build_mixer(name: str, dim: int, num_heads: int | None = None, **kwargs: Any
     if name not in MIXERS:
         raise ValueError(f"mixer {name!r} is unknown; there are {', '.join(sorted(MIXERS))}")
     mixer = MIXERS[name]
-    heads = {"num_heads": num_heads} if "num_heads" in signature(mixer).parameters else {}
-    return mixer(dim, **heads, **kwargs)
+    known = signature(mixer).parameters
+    offers = {"num_heads": num_heads, **(offers or {})}
+    return mixer(dim, **{**{key: value for key, value in offers.items() if key in known}, **kwargs})

@@ -32,8 +32,8 @@ class CrossShapedAttention(nn.Module):
     Raises:
         ValueError: `stripe` is below 1, or there are stripes and an odd number of heads.
 
-    Source: CSWin Transformer, arXiv 2107.00652, as FLatten, Agent and InLine build it; of theirs, which fail on stripes
-    of focused linear and InLine attention, the latter's mean is that of the whole map.
+    Source: CSWin Transformer, arXiv 2107.00652, as FLatten, Agent and InLine build it. Theirs fail on stripes of
+    focused linear and InLine attention; here the mean that InLine reads is always that of the whole map.
     """
 
     reads_block_input = True

@@ -4,15 +4,13 @@ Dong et al., "CSWin Transformer: A General Vision Transformer Backbone with Cros
 FLatten, Agent and InLine build it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 from timm.layers import to_2tuple
-from torch import nn
 
-from ...layers import CrossShapedAttention, Mlp, PatchDownsample, PatchStem
-from .letters import mixers_of_blocks, of_each_stage
+from ...layers import Mlp, PatchDownsample, PatchStem
 from .sized_pyramid import SizedPyramid, check_of_each_stage
 
 TINY = {"depths": (2, 4, 18, 1), "num_heads": (2, 4, 8, 16), "drop_path_rate": 0.2}
@@ -34,23 +32,14 @@ OFFICIAL_NAMES = [
 
 
 class CSwin(SizedPyramid):
-    """Pyramid of CSwin with an attention core of choice, made for images of `img_size`.
-
-    Other sizes work: tables of positions are resampled for them, at each call, or for good by `set_input_size`. The
-    last stripes of a map that the stripes do not divide are narrower.
+    """Pyramid of CSwin, whose mixer is an attention core; the last stripes of a map may be narrower than the others.
 
     Args:
-        mixer: name of the core in the blocks that have it.
-        attn_type: one letter a stage, as `mixers_of_blocks` reads them; default the mixer everywhere.
-        mixer_options: what else the core is built with, one mapping for each stage or for all.
         embed_dim: channels of the first stage, doubled from each to the next.
         depths, num_heads: blocks and heads of each stage.
         stripes, mixer_stripes: extent of the stripes of each stage, for softmax attention and for the mixer, None where
             attention is that of the whole map.
-        kwargs: the rest of `Pyramid`'s arguments, e.g. `drop_path_rate`, `in_chans`, `out_norms`.
-
-    Raises:
-        ValueError: arguments of stages do not match `depths`.
+        kwargs: the rest of `SizedPyramid`'s arguments.
     """
 
     official_names = OFFICIAL_NAMES
@@ -58,46 +47,30 @@ class CSwin(SizedPyramid):
     def __init__(
         self,
         mixer: str,
-        attn_type: str = "",
-        mixer_options: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
         embed_dim: int = 64,
         depths: Sequence[int] = (2, 4, 18, 1),
         num_heads: Sequence[int] = (2, 4, 8, 16),
         stripes: Sequence[int | None] = (1, 2, 7, None),
         mixer_stripes: Sequence[int | None] = (None, None, None, None),
         mlp_ratio: float = 4.0,
-        qkv_bias: bool = True,
         proj_drop_rate: float = 0.0,
-        img_size: int | tuple[int, int] = 224,
         **kwargs: Any,
     ):
-        stages = len(depths)
-        check_of_each_stage(depths, num_heads=num_heads, stripes=stripes, mixer_stripes=mixer_stripes)
-        names = mixers_of_blocks(attn_type or "L" * stages, depths, mixer)
-        options = of_each_stage(mixer_options, stages)
-        grids = self.grids(img_size, stages)
+        check_of_each_stage(depths, stripes=stripes, mixer_stripes=mixer_stripes)
 
-        def build(stage: int, index: int, dim: int) -> nn.Module:
-            name = names[stage][index]
-            new = name == mixer
-            return CrossShapedAttention(
-                dim,
-                num_heads[stage],
-                name,
-                (mixer_stripes if new else stripes)[stage],
-                grid=grids[stage],
-                qkv_bias=qkv_bias,
-                proj_drop=proj_drop_rate,
-                **(options[stage] if new else {}),
-            )
+        def specify(stage: int, index: int, name: str, new: bool) -> tuple[str, dict[str, Any]]:
+            return "cross_shaped", {"core": name, "stripe": (mixer_stripes if new else stripes)[stage]}
 
         super().__init__(
-            dims=[embed_dim * 2**i for i in range(stages)],
-            depths=depths,
+            mixer,
+            specify,
+            depths,
+            num_heads,
+            dims=[embed_dim * 2**stage for stage in range(len(depths))],
             stem=partial(PatchStem, patch=4, kernel=7, padding=2, ceil_mode=False),
             downsample=partial(PatchDownsample, kernel=3, padding=1, ceil_mode=False),
-            mixer=build,
             mlp=lambda stage, dim: Mlp(dim, int(dim * mlp_ratio), drop=proj_drop_rate),
+            proj_drop_rate=proj_drop_rate,
             **kwargs,
         )
 

@@ -3,15 +3,14 @@
 Wang et al., "Pyramid Vision Transformer", arXiv 2102.12122, as FLatten, Agent and InLine build it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 from timm.layers import to_2tuple
 from torch import nn
 
-from ...layers import Mlp, PatchDownsample, PatchStem, PositionTable, build_mixer
-from .letters import mixers_of_blocks, of_each_stage
+from ...layers import Mlp, PatchDownsample, PatchStem, PositionTable
 from .sized_pyramid import SizedPyramid, check_of_each_stage
 
 TINY = {"depths": (2, 2, 2, 2), "drop_path_rate": 0.1}
@@ -33,22 +32,13 @@ OFFICIAL_NAMES = [
 
 
 class PVT(SizedPyramid):
-    """Pyramid of PVT with a mixer of choice, made for images of `img_size`.
-
-    Other sizes work: tables of positions are resampled for them, at each call, or for good by `set_input_size`. What
-    does not fill a patch is dropped at the bottom and right, as the official code does.
+    """Pyramid of PVT; what does not fill a patch is dropped at the bottom and right, as the official code does.
 
     Args:
-        mixer: name of the mixer in the stages whose letter asks for it.
-        attn_type: one letter a stage, as `mixers_of_blocks` reads them; default the mixer everywhere.
-        mixer_options: what else the mixer is built with, one mapping for each stage or for all.
         embed_dims, depths, num_heads, mlp_ratios: channels, blocks, heads and hidden channels over channels of each
             stage.
         sr_ratios, mixer_sr_ratios: reduction of the keys' map of each stage, for softmax attention and for the mixer.
-        kwargs: the rest of `Pyramid`'s arguments, e.g. `drop_path_rate`, `in_chans`, `out_norms`.
-
-    Raises:
-        ValueError: arguments of stages do not match `depths`.
+        kwargs: the rest of `SizedPyramid`'s arguments.
     """
 
     official_names = OFFICIAL_NAMES
@@ -56,47 +46,31 @@ class PVT(SizedPyramid):
     def __init__(
         self,
         mixer: str,
-        attn_type: str = "",
-        mixer_options: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
         embed_dims: Sequence[int] = (64, 128, 320, 512),
         depths: Sequence[int] = (2, 2, 2, 2),
         num_heads: Sequence[int] = (1, 2, 5, 8),
         mlp_ratios: Sequence[float] = (8, 8, 4, 4),
         sr_ratios: Sequence[int] = (8, 4, 2, 1),
         mixer_sr_ratios: Sequence[int] = (1, 1, 1, 1),
-        qkv_bias: bool = True,
         proj_drop_rate: float = 0.0,
         img_size: int | tuple[int, int] = 224,
         **kwargs: Any,
     ):
-        stages = len(depths)
-        check_of_each_stage(
-            depths, num_heads=num_heads, mlp_ratios=mlp_ratios, sr_ratios=sr_ratios, mixer_sr_ratios=mixer_sr_ratios
-        )
-        names = mixers_of_blocks(attn_type or "L" * stages, depths, mixer)
-        options = of_each_stage(mixer_options, stages)
-        grids = self.grids(img_size, stages)
+        check_of_each_stage(depths, mlp_ratios=mlp_ratios, sr_ratios=sr_ratios, mixer_sr_ratios=mixer_sr_ratios)
 
-        def build(stage: int, index: int, dim: int) -> nn.Module:
-            name = names[stage][index]
-            new = name == mixer
-            return build_mixer(
-                name,
-                dim,
-                num_heads[stage],
-                grid=grids[stage],
-                sr_ratio=(mixer_sr_ratios if new else sr_ratios)[stage],
-                qkv_bias=qkv_bias,
-                proj_drop=proj_drop_rate,
-                **(options[stage] if new else {}),
-            )
+        def specify(stage: int, index: int, name: str, new: bool) -> tuple[str, dict[str, Any]]:
+            return name, {"sr_ratio": (mixer_sr_ratios if new else sr_ratios)[stage]}
 
         super().__init__(
+            mixer,
+            specify,
+            depths,
+            num_heads,
             dims=embed_dims,
-            depths=depths,
-            mixer=build,
             norm=partial(nn.LayerNorm, eps=1e-6),
-            **{**self.parts(mlp_ratios, grids, proj_drop_rate), **kwargs},
+            proj_drop_rate=proj_drop_rate,
+            img_size=img_size,
+            **{**self.parts(mlp_ratios, self.grids(img_size, len(depths)), proj_drop_rate), **kwargs},
         )
 
     def parts(self, mlp_ratios: Sequence[float], grids: Sequence[tuple[int, int]], drop: float) -> dict[str, Any]:

@@ -4,14 +4,11 @@ Liu et al., "Swin Transformer: Hierarchical Vision Transformer using Shifted Win
 Agent and InLine build it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from torch import nn
-
-from ...layers import Mlp, PatchMerging, PatchStem, WindowAttention, build_mixer
-from .letters import mixers_of_blocks, of_each_stage
-from .sized_pyramid import SizedPyramid, check_of_each_stage
+from ...layers import Mlp, PatchMerging, PatchStem
+from .sized_pyramid import SizedPyramid
 
 TINY = {"drop_path_rate": 0.2}
 SMALL = {"depths": (2, 2, 18, 2), "drop_path_rate": 0.3}
@@ -31,25 +28,18 @@ OFFICIAL_NAMES = [
 
 
 class Swin(SizedPyramid):
-    """Pyramid of Swin with a mixer of choice, made for images of `img_size`.
+    """Pyramid of Swin, whose mixer sees the whole map, and whose softmax attention windows of it.
 
-    The mixer sees the whole map, and blocks with softmax attention windows of it, which every other block shifts. Other
-    sizes work: tables of positions are resampled for them, at each call, or for good by `set_input_size`, and what
-    does not fill a patch or a window is padded at the bottom and right.
+    Every other block of a stage shifts the windows. What does not fill a patch or a window is padded at the bottom and
+    right.
 
     Args:
-        mixer: name of the mixer in the blocks that have it.
-        attn_type: one letter a stage, as `mixers_of_blocks` reads them; default the mixer everywhere.
-        mixer_options: what else the mixer is built with, one mapping for each stage or for all.
         embed_dim: channels of the first stage, doubled from each to the next.
         depths, num_heads: blocks and heads of each stage.
-        window: extent of the windows of softmax attention.
+        window: extent of the windows.
         fit: whether maps no larger than a window are one window, not shifted, as classifiers have it, or padded and
             shifted as any other, as detection and segmentation backbones do; those with `out_norms` do unless told.
-        kwargs: the rest of `Pyramid`'s arguments, e.g. `drop_path_rate`, `in_chans`.
-
-    Raises:
-        ValueError: arguments of stages do not match `depths`.
+        kwargs: the rest of `SizedPyramid`'s arguments.
     """
 
     official_names = OFFICIAL_NAMES
@@ -57,41 +47,32 @@ class Swin(SizedPyramid):
     def __init__(
         self,
         mixer: str,
-        attn_type: str = "",
-        mixer_options: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
         embed_dim: int = 96,
         depths: Sequence[int] = (2, 2, 6, 2),
         num_heads: Sequence[int] = (3, 6, 12, 24),
         window: int = 7,
         fit: bool | None = None,
         mlp_ratio: float = 4.0,
-        qkv_bias: bool = True,
         proj_drop_rate: float = 0.0,
-        img_size: int | tuple[int, int] = 224,
         out_norms: bool | Sequence[int] = False,
         **kwargs: Any,
     ):
-        stages = len(depths)
-        check_of_each_stage(depths, num_heads=num_heads)
-        names = mixers_of_blocks(attn_type or "L" * stages, depths, mixer)
-        options = of_each_stage(mixer_options, stages)
-        grids = self.grids(img_size, stages)
-        projections = {"qkv_bias": qkv_bias, "proj_drop": proj_drop_rate}
+        fit = not out_norms if fit is None else fit
 
-        def build(stage: int, index: int, dim: int) -> nn.Module:
-            heads = num_heads[stage]
-            if names[stage][index] == mixer:
-                return build_mixer(mixer, dim, heads, grid=grids[stage], **projections, **options[stage])
-            alone = not out_norms if fit is None else fit
-            return WindowAttention(dim, heads, window, shift=index % 2 == 1, fit=alone, **projections)
+        def specify(stage: int, index: int, name: str, new: bool) -> tuple[str, dict[str, Any]]:
+            windows = {"window": window, "shift": index % 2 == 1, "fit": fit}
+            return (name, {}) if new else ("window_attention", windows)
 
         super().__init__(
-            dims=[embed_dim * 2**i for i in range(stages)],
-            depths=depths,
+            mixer,
+            specify,
+            depths,
+            num_heads,
+            dims=[embed_dim * 2**stage for stage in range(len(depths))],
             stem=PatchStem,
             downsample=PatchMerging,
-            mixer=build,
             mlp=lambda stage, dim: Mlp(dim, int(dim * mlp_ratio), drop=proj_drop_rate),
+            proj_drop_rate=proj_drop_rate,
             out_norms=out_norms,
             **kwargs,
         )

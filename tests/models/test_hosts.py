@@ -8,7 +8,7 @@ from timm.models.swin_transformer import SwinTransformer
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
-from saccade.layers import WindowAttention
+from saccade.layers import MIXERS, WindowAttention
 from saccade.layers.agent import AgentCore
 from saccade.layers.inline import InLineCore
 from saccade.layers.softmax import SoftmaxCore
@@ -148,6 +148,15 @@ def test_windows_of_dense_backbones():
     for options, fit in (({}, True), ({"out_norms": (1,)}, False), ({"out_norms": True, "fit": True}, True)):
         model = Swin("inline", attn_type="IIIS", embed_dim=12, **options)
         assert [block.mixer.fit for block in model.stages[3].blocks] == [fit] * 2
+
+
+@pytest.mark.parametrize("host", [PVT, Swin])
+@pytest.mark.parametrize("mixer", sorted(MIXERS))
+def test_pyramids_carry_any_mixer(mixer, host):
+    """Each gets of what the body offers what it takes."""
+    model = host(mixer, attn_type="LLMS1", depths=(1, 1, 2, 1), num_heads=(2, 2, 4, 4), img_size=64)
+    for size in ((64, 64), (33, 97)):
+        assert model(torch.randn(1, 3, *size)).isfinite().all()
 
 
 @pytest.mark.parametrize("mixer", ["agent", "focused_linear", "inline"])
