@@ -10,21 +10,23 @@ from torch import nn
 
 from .attention_core import AttentionCore
 from .block import MixerBlock
+from .conditional_position import ConditionalPosition
 from .conv_mlp import ConvMLP
 from .cross_shaped import CrossShapedAttention
 from .deformable_merging import DeformableMerging
-from .downsample import ConvDownsample, PatchDownsample, PatchMerging
+from .downsample import ConvDownsample, NormPatchDownsample, PatchDownsample, PatchMerging
 from .focal_modulation import FocalModulation
 from .global_attention import GlobalAttention
 from .hilo import HiLo
 from .initialization import fan_out_normal_
 from .large_kernel_attention import LargeKernelAttention
+from .local_concentration import LocalConcentration
 from .mlp import Mlp
 from .neighborhood import NeighborhoodAttention
 from .norm import BatchNorm
 from .position import PositionTable, resize_bias_table
 from .qkv import CORES, QKVMixer, QKVReducedMixer, build_core, build_qkv_mixer
-from .stem import ConvTokenizer, PatchStem
+from .stem import ConvStem, ConvTokenizer, PatchStem
 from .window_attention import WindowAttention
 
 MIXERS: dict[str, Callable[..., nn.Module]] = {
@@ -35,6 +37,7 @@ MIXERS: dict[str, Callable[..., nn.Module]] = {
     "global_attention": GlobalAttention,
     "hilo": HiLo,
     "inline": partial(build_qkv_mixer, "inline"),
+    "l2": partial(build_qkv_mixer, "l2"),
     "large_kernel_attention": LargeKernelAttention,
     "neighborhood_attention": NeighborhoodAttention,
     "softmax": partial(build_qkv_mixer, "softmax"),

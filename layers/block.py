@@ -14,6 +14,9 @@ class MixerBlock(nn.Module):
     What a block is called with besides the tokens is the mixer's, e.g. the map's size where class tokens hide it. A
     mixer with an attribute `reads_block_input` is called with the block's input too.
 
+    Two more modules [B, H, W, C] -> [B, H, W, C], with residuals of their own, may stand before everything and between
+    mixer and MLP; those families that have them bring them as `before` and `between`.
+
     Pre-norm: x + ls1(mixer(norm1(x))), then x + ls2(mlp(norm2(x))). Post-norm: x + ls1(norm1(mixer(x))), and so on.
 
     Args:
@@ -32,15 +35,19 @@ class MixerBlock(nn.Module):
         layer_scale: float | None = None,
         drop_path: float = 0.0,
         post_norm: bool = False,
+        before: nn.Module | None = None,
+        between: nn.Module | None = None,
     ):
         super().__init__()
         self.post_norm = post_norm
         self.grad_checkpointing = False
+        self.before = before or nn.Identity()
         self.mixer = mixer
         if mixer is not None:
             self.norm1 = norm(dim)
             self.ls1 = nn.Identity() if layer_scale is None else LayerScale(dim, layer_scale)
             self.drop_path1 = DropPath(drop_path) if drop_path else nn.Identity()
+        self.between = between or nn.Identity()
         self.norm2 = norm(dim)
         self.mlp = mlp
         self.ls2 = nn.Identity() if layer_scale is None else LayerScale(dim, layer_scale)
@@ -52,10 +59,12 @@ class MixerBlock(nn.Module):
         return self._forward(x, *context)
 
     def _forward(self, x: Tensor, *context: Any) -> Tensor:
+        x = self.before(x)
         if self.mixer is not None:
             if getattr(self.mixer, "reads_block_input", False):
                 context = (*context, x)
             x = x + self.drop_path1(self.ls1(self._branch(self.norm1, self.mixer, x, *context)))
+        x = self.between(x)
         return x + self.drop_path2(self.ls2(self._branch(self.norm2, self.mlp, x)))
 
     def _branch(self, norm: nn.Module, body: nn.Module, x: Tensor, *context: Any) -> Tensor:

@@ -35,6 +35,18 @@ class PatchDownsample(PatchStem):
         return super().forward(x.permute(0, 3, 1, 2))
 
 
+class NormPatchDownsample(nn.Module):
+    """Norm, then a convolution of 2x2 patches; odd maps end in a zero row or column. Source: arXiv 2201.03545."""
+
+    def __init__(self, in_dim: int, dim: int, norm: Callable[[int], nn.Module] = nn.LayerNorm):
+        super().__init__()
+        self.norm = norm(in_dim)
+        self.patch = PatchDownsample(in_dim, dim, norm=nn.Identity)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.patch(self.norm(x))
+
+
 class PatchMerging(nn.Module):
     """Join 2x2 neighbours, norm, and project; odd maps end in a zero row or column. Source: arXiv 2103.14030."""
 

@@ -12,12 +12,14 @@ from .agent import AgentCore
 from .attention_core import AttentionCore
 from .focused_linear import FocusedLinearCore
 from .inline import InLineCore
+from .l2 import L2Core
 from .softmax import SoftmaxCore
 
 CORES: dict[str, type[AttentionCore]] = {
     "agent": AgentCore,
     "focused_linear": FocusedLinearCore,
     "inline": InLineCore,
+    "l2": L2Core,
     "softmax": SoftmaxCore,
 }
 

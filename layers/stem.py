@@ -1,6 +1,7 @@
 """Stems: from an image [B, C, H, W] to the first channels-last map [B, h, w, dim]."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -69,3 +70,47 @@ class PatchStem(nn.Module):
 
     def _lack(self, extent: int) -> int:
         return -extent % self.stride if self.ceil_mode else max(self.smallest - extent, 0)
+
+
+class ConvStem(nn.Module):
+    """3x3 convolutions, each with batch norm and an activation: [B, C, H, W] -> [B, h, w, dims[-1]].
+
+    A stride of 2 rounds odd extents up.
+
+    Args:
+        dims, strides: channels and stride of each convolution.
+        multiple: what the image is zero-padded to a multiple of first, at the bottom and right.
+        last_act: whether the activation follows the last one too.
+        act: the activation.
+        norm: builder of a norm after all.
+
+    Source: the stems of SOFT, arXiv 2110.11945, L2ViT, arXiv 2501.16182, and with GELU RAVLT, arXiv 2411.07635.
+    """
+
+    def __init__(
+        self,
+        in_chans: int,
+        dims: Sequence[int],
+        strides: Sequence[int],
+        multiple: int = 1,
+        last_act: bool = True,
+        act: Callable[[Tensor], Tensor] = F.relu,
+        norm: Callable[[int], nn.Module] = nn.Identity,
+    ):
+        super().__init__()
+        self.stride = math.prod(strides)
+        self.multiple = multiple
+        widths = zip((in_chans, *dims), dims, strides, strict=False)
+        self.convs = nn.ModuleList(nn.Conv2d(a, b, 3, stride=stride, padding=1) for a, b, stride in widths)
+        self.bns = nn.ModuleList(nn.BatchNorm2d(dim) for dim in dims)
+        self.last_act = last_act
+        self.act = act
+        self.norm = norm(dims[-1])
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.pad(x, (0, -x.shape[-1] % self.multiple, 0, -x.shape[-2] % self.multiple)).contiguous()
+        last = len(self.convs) - 1
+        for index, (conv, bn) in enumerate(zip(self.convs, self.bns, strict=True)):
+            x = bn(conv(x))
+            x = self.act(x) if index < last or self.last_act else x
+        return self.norm(x.permute(0, 2, 3, 1).contiguous())

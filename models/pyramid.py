@@ -57,6 +57,8 @@ class Pyramid(Backbone):
         position: (stage, dim) -> module that adds positions to a map before the blocks of that stage; None for none.
         layer_scale: initial layer scale, one value or one for each stage; None for none.
         post_norm: norm after mixer and MLP instead of before.
+        extras: (stage, index, dim, rate of stochastic depth) -> what else `MixerBlock` takes for that block; None for
+            nothing.
         out_norms: give each feature map a LayerNorm of its own, or only those of the stages named, as detection and
             segmentation backbones do; it touches only what `forward_intermediates` and `features_only` return, not what
             flows on.
@@ -84,6 +86,7 @@ class Pyramid(Backbone):
         position: Callable[[int, int], nn.Module] | None = None,
         layer_scale: float | Sequence[float | None] | None = None,
         post_norm: bool = False,
+        extras: Callable[[int, int, int, float], dict[str, nn.Module]] | None = None,
         in_chans: int = 3,
         num_classes: int = 1000,
         global_pool: str = "avg",
@@ -101,10 +104,19 @@ class Pyramid(Backbone):
         drop_path = calculate_drop_path_rates(drop_path_rate, list(depths), stagewise=True)
         layer_scale = to_ntuple(len(dims))(layer_scale)
         stages = []
-        for i, (dim, depth) in enumerate(zip(dims, depths, strict=True)):
+        for i, dim in enumerate(dims):
             blocks = [
-                MixerBlock(dim, mixer(i, j, dim), mlp(i, dim), norm, layer_scale[i], drop_path[i][j], post_norm)
-                for j in range(depth)
+                MixerBlock(
+                    dim,
+                    mixer(i, j, dim),
+                    mlp(i, dim),
+                    norm,
+                    layer_scale[i],
+                    rate,
+                    post_norm,
+                    **(extras(i, j, dim, rate) if extras else {}),
+                )
+                for j, rate in enumerate(drop_path[i])
             ]
             stages.append(
                 Stage(

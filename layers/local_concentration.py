@@ -1,0 +1,41 @@
+"""Local concentration: the convolutions that L2ViT has beside linear attention."""
+
+from collections.abc import Callable
+
+from timm.layers import DropPath
+from torch import Tensor, nn
+
+
+class LocalConcentration(nn.Module):
+    """Norm, then two depthwise convolutions with GELU and batch norm between, as a residual branch of a map.
+
+    [B, H, W, C] -> [B, H, W, C]; it gathers what linear attention spreads out.
+
+    Args:
+        dim: channels C.
+        norm: builder of the norm.
+        kernel_size: odd extent of both convolutions.
+        drop_path: probability of dropping the branch, per sample, in training.
+
+    Source: arXiv 2501.16182; ChuanyangZheng/L2ViT.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        norm: Callable[[int], nn.Module] = nn.LayerNorm,
+        kernel_size: int = 7,
+        drop_path: float = 0.0,
+    ):
+        super().__init__()
+        self.norm = norm(dim)
+        self.conv1 = nn.Conv2d(dim, dim, kernel_size, padding=kernel_size // 2, groups=dim)
+        self.act = nn.GELU()
+        self.bn = nn.BatchNorm2d(dim)
+        self.conv2 = nn.Conv2d(dim, dim, kernel_size, padding=kernel_size // 2, groups=dim)
+        self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        local = self.norm(x).permute(0, 3, 1, 2)
+        local = self.conv2(self.bn(self.act(self.conv1(local))))
+        return x + self.drop_path(local.permute(0, 2, 3, 1))
