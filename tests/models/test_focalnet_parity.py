@@ -48,8 +48,8 @@ def test_classifier(name, tmp_path):
         models.append((build_around(name, adapted, normalize_modulator=True), golden["normalized"]))
     for model, numbers in models:
         assert sum(p.numel() for p in model.parameters()) == golden["params"]
-        # One stage of an isotropic model is its whole trunk.
-        steps = list(model.steps) if len(numbers["stages"]) > 1 else [model.steps]
+        # The one stage of an isotropic model ends with its last block.
+        steps = list(model.steps)[-len(numbers["stages"]) :]
         maps = watch(model.norm, *steps)
         with torch.no_grad():
             logits = model(golden_image(*golden["input"]))[0]
