@@ -11,11 +11,12 @@ from torch import nn
 from .attention_core import AttentionCore
 from .block import MixerBlock
 from .conditional_position import ConditionalPosition
-from .conv_mlp import ConvMLP
+from .conv_mlp import ConvMLP, ResidualConvMLP
 from .cross_shaped import CrossShapedAttention
 from .deformable_merging import DeformableMerging
 from .downsample import ConvDownsample, NormPatchDownsample, PatchDownsample, PatchMerging
 from .focal_modulation import FocalModulation
+from .gated import GatedMixer, build_gated_mixer
 from .global_attention import GlobalAttention
 from .hilo import HiLo
 from .initialization import fan_out_normal_
@@ -39,7 +40,11 @@ MIXERS: dict[str, Callable[..., nn.Module]] = {
     "inline": partial(build_qkv_mixer, "inline"),
     "l2": partial(build_qkv_mixer, "l2"),
     "large_kernel_attention": LargeKernelAttention,
+    "mala": partial(build_gated_mixer, "mala"),
+    "nala": partial(build_gated_mixer, "nala", gate="silu", normed=True),
     "neighborhood_attention": NeighborhoodAttention,
+    "rala": partial(build_gated_mixer, "rala"),
+    "rotary_softmax": partial(build_gated_mixer, "rotary_softmax"),
     "softmax": partial(build_qkv_mixer, "softmax"),
     "window_attention": WindowAttention,
 }
@@ -49,12 +54,14 @@ _parts = (
     BatchNorm,
     ConvMLP,
     DeformableMerging,
+    GatedMixer,
     PatchDownsample,
     PatchMerging,
     PatchStem,
     PositionTable,
     QKVMixer,
     QKVReducedMixer,
+    ResidualConvMLP,
 )
 for _module in (*filter(isclass, MIXERS.values()), *_parts):
     register_notrace_module(_module)

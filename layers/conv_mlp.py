@@ -1,4 +1,4 @@
-"""MLP with a convolution inside, which tells tokens their surroundings."""
+"""MLPs with a convolution inside, which tells tokens their surroundings."""
 
 from timm.layers import to_2tuple
 from torch import Tensor, nn
@@ -29,3 +29,24 @@ class ConvMLP(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.dwconv(self.fc1(x).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         return self.drop2(self.fc2(self.drop1(self.act(x))))
+
+
+class ResidualConvMLP(nn.Module):
+    """Linear, GELU, a depthwise convolution added to its input, linear: [B, H, W, C] -> [B, H, W, C].
+
+    Args:
+        dim, hidden_dim: channels C, and channels between the linear layers.
+
+    Source: the feed-forward networks of qhfan/RALA and ZacharyMeng/NaLaFormer.
+    """
+
+    def __init__(self, dim: int, hidden_dim: int):
+        super().__init__()
+        self.fc1 = nn.Linear(dim, hidden_dim)
+        self.act = nn.GELU()
+        self.dwconv = nn.Conv2d(hidden_dim, hidden_dim, 3, padding=1, groups=hidden_dim)
+        self.fc2 = nn.Linear(hidden_dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.act(self.fc1(x))
+        return self.fc2(x + self.dwconv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))

@@ -13,6 +13,10 @@ from .attention_core import AttentionCore
 from .focused_linear import FocusedLinearCore
 from .inline import InLineCore
 from .l2 import L2Core
+from .mala import MalaCore
+from .nala import NalaCore
+from .rala import RalaCore
+from .rotary import RotarySoftmaxCore
 from .softmax import SoftmaxCore
 
 CORES: dict[str, type[AttentionCore]] = {
@@ -20,6 +24,10 @@ CORES: dict[str, type[AttentionCore]] = {
     "focused_linear": FocusedLinearCore,
     "inline": InLineCore,
     "l2": L2Core,
+    "mala": MalaCore,
+    "nala": NalaCore,
+    "rala": RalaCore,
+    "rotary_softmax": RotarySoftmaxCore,
     "softmax": SoftmaxCore,
 }
 

@@ -36,8 +36,11 @@ class Backbone(nn.Module):
         self.feature_info: list[dict[str, Any]] = []
 
     def finish(self, norm: nn.Module, drop_rate: float) -> None:
-        """Add the final norm and the classifier; initialise linear weights truncated normal of std 0.02, biases 0."""
-        self.num_features = self.feature_info[-1]["num_chs"]
+        """Add the final norm and the classifier; initialise linear weights truncated normal of std 0.02, biases 0.
+
+        A final norm that changes the number of channels says so by an attribute `out_features`.
+        """
+        self.num_features = getattr(norm, "out_features", self.feature_info[-1]["num_chs"])
         self.norm = norm
         self.head = self.build_head(drop_rate)
         self.head_hidden_size = self.num_features * self.head.global_pool.feat_mult()
@@ -124,7 +127,6 @@ class Backbone(nn.Module):
         setattr(self, self.trunk, self.steps[: last + 1])
         if prune_norm or shorter:
             self.norm = nn.Identity()
-        if shorter:
             self.num_features = self.head.in_features = self.feature_info[last]["num_chs"]
         if prune_head or shorter:
             self.reset_classifier(0, "")

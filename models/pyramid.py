@@ -32,14 +32,12 @@ class Stage(nn.Module):
         return self.norm(self.blocks(self.position(self.downsample(x))))
 
 
-def _out_norms(stages: bool | Sequence[int], dims: Sequence[int]) -> nn.ModuleList | None:
-    """Return a LayerNorm for each stage, or for those named and nothing for the others, or None for no norms."""
+def _out_norms(stages: bool | Sequence[int], dims: Sequence[int], norm: Norm) -> nn.ModuleList | None:
+    """Return a norm for each stage, or for those named and nothing for the others, or None for no norms."""
     if not isinstance(stages, bool) and not set(stages) <= set(range(len(dims))):
         raise ValueError(f"out_norms={tuple(stages)} must be a bool, or stages among {tuple(range(len(dims)))}")
     normed = range(len(dims)) if stages is True else stages or ()
-    return (
-        nn.ModuleList(nn.LayerNorm(d) if i in normed else nn.Identity() for i, d in enumerate(dims)) if normed else None
-    )
+    return nn.ModuleList(norm(d) if i in normed else nn.Identity() for i, d in enumerate(dims)) if normed else None
 
 
 class Pyramid(Backbone):
@@ -59,9 +57,10 @@ class Pyramid(Backbone):
         post_norm: norm after mixer and MLP instead of before.
         extras: (stage, index, dim, rate of stochastic depth) -> what else `MixerBlock` takes for that block; None for
             nothing.
-        out_norms: give each feature map a LayerNorm of its own, or only those of the stages named, as detection and
+        out_norms: give each feature map a norm of its own, or only those of the stages named, as detection and
             segmentation backbones do; it touches only what `forward_intermediates` and `features_only` return, not what
             flows on.
+        out_norm: dim -> such a norm.
         output_stride: 32, the only one there is.
 
     Raises:
@@ -93,6 +92,7 @@ class Pyramid(Backbone):
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
         out_norms: bool | Sequence[int] = False,
+        out_norm: Norm = nn.LayerNorm,
         output_stride: int = 32,
     ):
         super().__init__(in_chans, num_classes, global_pool)
@@ -128,7 +128,7 @@ class Pyramid(Backbone):
             )
             self.feature_info.append({"num_chs": dim, "reduction": self.stem.stride * 2**i, "module": f"stages.{i}"})
         self.stages = nn.Sequential(*stages)
-        self.out_norms = _out_norms(out_norms, dims)
+        self.out_norms = _out_norms(out_norms, dims, out_norm)
         self.finish((final_norm or norm)(dims[-1]), drop_rate)
 
     def intermediate(self, x: Tensor, index: int, norm: bool, *context: Any) -> Tensor:
