@@ -31,8 +31,10 @@ def test_recipe_is_complete(name):
     assert name.endswith("quickstart") or f"train {name} " in text
 
 
-# Those that no source of ours has; RAVLT's stand in the paper's tables only.
-WITHOUT_FIGURE = {"flatten_pvt_large", "inline_swin_base_384", "ravlt_tiny", "ravlt_base", "ravlt_large"}
+# Those that no source of ours has; RAVLT's and MAViT's stand in the papers' tables only.
+WITHOUT_FIGURE = {"flatten_pvt_large", "inline_swin_base_384", "ravlt_tiny", "ravlt_base", "ravlt_large"} | {
+    f"mavit_{size}" for size in ("tiny", "small", "base", "large")
+}
 
 
 @pytest.mark.parametrize("name", [name for name in recipe_names(["classification"]) if "in1k" in name])
@@ -281,11 +283,12 @@ def test_groups_hold_no_stray_files():
         assert OmegaConf.is_config(OmegaConf.load(file)), file
 
 
+@pytest.mark.parametrize("family", ["ravlt", "mavit"])
 @pytest.mark.parametrize(("size", "drop_path"), [("tiny", 0.1), ("small", 0.15), ("base", 0.4), ("large", 0.55)])
-def test_published_hyperparameters_of_ravlt(size, drop_path):
+def test_published_hyperparameters_of_ravlt(family, size, drop_path):
     """The official main.py and run script, which states rates for 512 images."""
-    settings = settings_of(f"classification/ravlt_{size}_in1k", "data.root=/data")
-    assert (settings.model.name, settings.model.drop_path_rate) == (f"ravlt_{size}", drop_path)
+    settings = settings_of(f"classification/{family}_{size}_in1k", "data.root=/data")
+    assert (settings.model.name, settings.model.drop_path_rate) == (f"{family}_{size}", drop_path)
     optimizer, schedule, augment = settings.optimizer, settings.schedule, settings.augment
     assert (settings.batch_size, optimizer.name, optimizer.lr) == (8 * 128, "adamw", 2 * 5e-4)
     assert (optimizer.weight_decay, optimizer.clip, optimizer.eps) == (0.05, None, 1e-8)
