@@ -14,7 +14,7 @@ from .conditional_position import ConditionalPosition
 from .conv_mlp import ConvMLP, ResidualConvMLP
 from .cross_shaped import CrossShapedAttention
 from .deformable_merging import DeformableMerging
-from .downsample import ConvDownsample, NormPatchDownsample, PatchDownsample, PatchMerging
+from .downsample import ConvActDownsample, ConvDownsample, NormPatchDownsample, PatchDownsample, PatchMerging
 from .focal_modulation import FocalModulation
 from .gated import GatedMixer, build_gated_mixer
 from .global_attention import GlobalAttention
@@ -25,8 +25,9 @@ from .local_concentration import LocalConcentration
 from .mlp import Mlp
 from .neighborhood import NeighborhoodAttention
 from .norm import BatchNorm
-from .position import PositionTable, resize_bias_table
+from .position import PositionTable, TokenPosition, resize_bias_table
 from .qkv import CORES, QKVMixer, QKVReducedMixer, build_core, build_qkv_mixer
+from .soft import SoftmaxFreeAttention
 from .stem import ConvStem, ConvTokenizer, PatchStem
 from .window_attention import WindowAttention
 
@@ -45,6 +46,7 @@ MIXERS: dict[str, Callable[..., nn.Module]] = {
     "neighborhood_attention": NeighborhoodAttention,
     "rala": partial(build_gated_mixer, "rala"),
     "rotary_softmax": partial(build_gated_mixer, "rotary_softmax"),
+    "soft": SoftmaxFreeAttention,
     "softmax": partial(build_qkv_mixer, "softmax"),
     "window_attention": WindowAttention,
 }

@@ -18,6 +18,7 @@ class MixerBlock(nn.Module):
     mixer and MLP; those families that have them bring them as `before` and `between`.
 
     Pre-norm: x + ls1(mixer(norm1(x))), then x + ls2(mlp(norm2(x))). Post-norm: x + ls1(norm1(mixer(x))), and so on.
+    With `post_norm="sum"`: norm1(x + ls1(mixer(x))), and so on.
 
     Args:
         mixer: [B, H, W, C] -> [B, H, W, C], or None for a block that is an MLP only.
@@ -34,7 +35,7 @@ class MixerBlock(nn.Module):
         norm: Callable[[int], nn.Module] = nn.LayerNorm,
         layer_scale: float | None = None,
         drop_path: float = 0.0,
-        post_norm: bool = False,
+        post_norm: bool | str = False,
         before: nn.Module | None = None,
         between: nn.Module | None = None,
     ):
@@ -63,9 +64,15 @@ class MixerBlock(nn.Module):
         if self.mixer is not None:
             if getattr(self.mixer, "reads_block_input", False):
                 context = (*context, x)
-            x = x + self.drop_path1(self.ls1(self._branch(self.norm1, self.mixer, x, *context)))
-        x = self.between(x)
-        return x + self.drop_path2(self.ls2(self._branch(self.norm2, self.mlp, x)))
+            x = self._residual(self.norm1, self.drop_path1, self.ls1, self.mixer, x, *context)
+        return self._residual(self.norm2, self.drop_path2, self.ls2, self.mlp, self.between(x))
+
+    def _residual(
+        self, norm: nn.Module, drop_path: nn.Module, scale: nn.Module, body: nn.Module, x: Tensor, *context: Any
+    ) -> Tensor:
+        if self.post_norm == "sum":
+            return norm(x + drop_path(scale(body(x, *context))))
+        return x + drop_path(scale(self._branch(norm, body, x, *context)))
 
     def _branch(self, norm: nn.Module, body: nn.Module, x: Tensor, *context: Any) -> Tensor:
         return norm(body(x, *context)) if self.post_norm else body(norm(x), *context)

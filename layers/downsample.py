@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .stem import PatchStem
+from .stem import ConvStem, PatchStem
 
 
 class ConvDownsample(nn.Module):
@@ -20,6 +20,16 @@ class ConvDownsample(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.norm(self.reduction(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
+
+
+class ConvActDownsample(ConvStem):
+    """3x3 convolution of stride 2, batch norm and ReLU. Source: SOFT, arXiv 2110.11945."""
+
+    def __init__(self, in_dim: int, dim: int):
+        super().__init__(in_dim, (dim,), (2,))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.permute(0, 3, 1, 2))
 
 
 class PatchDownsample(PatchStem):

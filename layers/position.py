@@ -68,6 +68,21 @@ class PositionTable(nn.Module):
         return f"grid={tuple(self.table.shape[:2])}, mode={self.mode}"
 
 
+class TokenPosition(PositionTable):
+    """Add codes to a map and put a class token with a code of its own before it, [B, H, W, C] -> [B, 1 + H * W, C]."""
+
+    def __init__(self, dim: int, grid: tuple[int, int], mode: str = "bilinear"):
+        super().__init__(dim, grid, mode)
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))
+        self.cls_position = nn.Parameter(torch.zeros(1, 1, dim))
+        trunc_normal_(self.cls_token, std=0.02)
+        trunc_normal_(self.cls_position, std=0.02)
+
+    def forward(self, x: Tensor) -> Tensor:
+        first = (self.cls_token + self.cls_position).expand(x.shape[0], -1, -1)
+        return torch.cat((first, super().forward(x).flatten(1, 2)), 1)
+
+
 def resize_codes(table: Tensor, size: tuple[int, int], mode: str) -> Tensor:
     """Resample a table of codes [H, W, C] to [*size, C]; the same table comes back where the size is unchanged."""
     if _same(table.shape[:2], size):

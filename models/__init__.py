@@ -1,3 +1,17 @@
 """Published families, registered with timm on import."""
 
-from . import agent, flatten, focalnet, focalnet_isotropic, inline, l2vit, litv2, mavit, nat, nat_isotropic, ravlt, van
+from . import (
+    agent,
+    flatten,
+    focalnet,
+    focalnet_isotropic,
+    inline,
+    l2vit,
+    litv2,
+    mavit,
+    nat,
+    nat_isotropic,
+    ravlt,
+    soft,
+    van,
+)

@@ -28,7 +28,7 @@ class Stage(nn.Module):
         self.blocks = nn.Sequential(*blocks)
         self.norm = norm
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, *_: Any) -> Tensor:
         return self.norm(self.blocks(self.position(self.downsample(x))))
 
 
@@ -49,12 +49,12 @@ class Pyramid(Backbone):
         downsample: (in_dim, dim) -> module that halves a map.
         mixer: (stage, index, dim) -> token mixer of that block, or None for a block without one.
         mlp: (stage, dim) -> MLP.
-        norm: dim -> norm of the blocks.
+        norm: dim -> norm of the blocks, one or one for each stage.
         stage_norm: dim -> norm at the end of each stage, part of what flows on; None for none.
-        final_norm: dim -> norm before the head; default `norm`.
+        final_norm: dim -> norm before the head; default `norm`, of the last stage.
         position: (stage, dim) -> module that adds positions to a map before the blocks of that stage; None for none.
         layer_scale: initial layer scale, one value or one for each stage; None for none.
-        post_norm: norm after mixer and MLP instead of before.
+        post_norm: norm after mixer and MLP instead of before, or "sum" of `MixerBlock`; one or one for each stage.
         extras: (stage, index, dim, rate of stochastic depth) -> what else `MixerBlock` takes for that block; None for
             nothing.
         out_norms: give each feature map a norm of its own, or only those of the stages named, as detection and
@@ -79,12 +79,12 @@ class Pyramid(Backbone):
         downsample: Callable[[int, int], nn.Module],
         mixer: Callable[[int, int, int], nn.Module | None],
         mlp: Callable[[int, int], nn.Module],
-        norm: Norm = nn.LayerNorm,
+        norm: Norm | Sequence[Norm] = nn.LayerNorm,
         stage_norm: Norm | None = None,
         final_norm: Norm | None = None,
         position: Callable[[int, int], nn.Module] | None = None,
         layer_scale: float | Sequence[float | None] | None = None,
-        post_norm: bool = False,
+        post_norm: bool | str | Sequence[bool | str] = False,
         extras: Callable[[int, int, int, float], dict[str, nn.Module]] | None = None,
         in_chans: int = 3,
         num_classes: int = 1000,
@@ -102,7 +102,7 @@ class Pyramid(Backbone):
             raise ValueError(f"output_stride={output_stride} must be 32; choose among the strides with out_indices")
         self.stem = stem(in_chans, dims[0])
         drop_path = calculate_drop_path_rates(drop_path_rate, list(depths), stagewise=True)
-        layer_scale = to_ntuple(len(dims))(layer_scale)
+        layer_scale, norm, post_norm = (to_ntuple(len(dims))(given) for given in (layer_scale, norm, post_norm))
         stages = []
         for i, dim in enumerate(dims):
             blocks = [
@@ -110,10 +110,10 @@ class Pyramid(Backbone):
                     dim,
                     mixer(i, j, dim),
                     mlp(i, dim),
-                    norm,
+                    norm[i],
                     layer_scale[i],
                     rate,
-                    post_norm,
+                    post_norm[i],
                     **(extras(i, j, dim, rate) if extras else {}),
                 )
                 for j, rate in enumerate(drop_path[i])
@@ -129,7 +129,7 @@ class Pyramid(Backbone):
             self.feature_info.append({"num_chs": dim, "reduction": self.stem.stride * 2**i, "module": f"stages.{i}"})
         self.stages = nn.Sequential(*stages)
         self.out_norms = _out_norms(out_norms, dims, out_norm)
-        self.finish((final_norm or norm)(dims[-1]), drop_rate)
+        self.finish((final_norm or norm[-1])(dims[-1]), drop_rate)
 
     def intermediate(self, x: Tensor, index: int, norm: bool, *context: Any) -> Tensor:
         """Return stage `index`'s output through its own norm if it has one; the final norm fits the last stage only."""
