@@ -34,21 +34,21 @@ from .window_attention import WindowAttention
 MIXERS: dict[str, Callable[..., nn.Module]] = {
     "agent": partial(build_qkv_mixer, "agent"),
     "cross_shaped": CrossShapedAttention,
-    "focal_modulation": FocalModulation,
-    "focused_linear": partial(build_qkv_mixer, "focused_linear"),
-    "global_attention": GlobalAttention,
+    "focal": FocalModulation,
+    "focused": partial(build_qkv_mixer, "focused"),
+    "global": GlobalAttention,
     "hilo": HiLo,
     "inline": partial(build_qkv_mixer, "inline"),
     "l2": partial(build_qkv_mixer, "l2"),
-    "large_kernel_attention": LargeKernelAttention,
+    "lka": LargeKernelAttention,
     "mala": partial(build_gated_mixer, "mala"),
     "nala": partial(build_gated_mixer, "nala", gate="silu", normed=True),
-    "neighborhood_attention": NeighborhoodAttention,
+    "na": NeighborhoodAttention,
     "rala": partial(build_gated_mixer, "rala"),
     "rotary_softmax": partial(build_gated_mixer, "rotary_softmax"),
     "soft": SoftmaxFreeAttention,
     "softmax": partial(build_qkv_mixer, "softmax"),
-    "window_attention": WindowAttention,
+    "window": WindowAttention,
 }
 
 # What these do depends on sizes, so symbolic tracing (timm's feature_cls="fx") keeps them whole.

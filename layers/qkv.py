@@ -21,7 +21,7 @@ from .softmax import SoftmaxCore
 
 CORES: dict[str, type[AttentionCore]] = {
     "agent": AgentCore,
-    "focused_linear": FocusedLinearCore,
+    "focused": FocusedLinearCore,
     "inline": InLineCore,
     "l2": L2Core,
     "mala": MalaCore,

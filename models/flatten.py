@@ -28,7 +28,7 @@ _cfg = partial(
 
 def _flatten(host: type[Backbone], variant: str, pretrained: bool, kwargs: dict[str, Any], **config: Any) -> nn.Module:
     # Of the files that may hold averaged weights too, the repository evaluated the trained ones.
-    return leaplab.build(host, variant, pretrained, kwargs, mixer="focused_linear", averaged=False, **config)
+    return leaplab.build(host, variant, pretrained, kwargs, mixer="focused", averaged=False, **config)
 
 
 default_cfgs = generate_default_cfgs(

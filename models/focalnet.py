@@ -63,7 +63,7 @@ class FocalNet(Pyramid):
 
         def mixer(stage: int, index: int, dim: int) -> nn.Module:
             return build_mixer(
-                "focal_modulation",
+                "focal",
                 dim,
                 focal_window=windows[stage],
                 focal_level=levels[stage],

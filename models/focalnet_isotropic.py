@@ -40,7 +40,7 @@ class FocalNetIsotropic(Isotropic):
     ):
         def mixer(index: int, dim: int) -> nn.Module:
             return build_mixer(
-                "focal_modulation",
+                "focal",
                 dim,
                 focal_level=focal_level,
                 focal_window=focal_window,

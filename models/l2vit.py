@@ -52,7 +52,7 @@ class L2ViT(Pyramid):
             if index % 2:
                 return build_mixer("l2", dim, num_heads[stage], proj_drop=proj_drop_rate)
             options = {"window": window, "rel_pos_bias": False, "fit": False, "proj_drop": proj_drop_rate}
-            return build_mixer("window_attention", dim, num_heads[stage], **options)
+            return build_mixer("window", dim, num_heads[stage], **options)
 
         def extras(stage: int, index: int, dim: int, rate: float) -> dict[str, nn.Module]:
             between = LocalConcentration(dim, drop_path=rate) if index % 2 else ConditionalPosition(dim)

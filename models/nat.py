@@ -62,7 +62,7 @@ class NAT(Pyramid):
 
         def mixer(stage: int, index: int, dim: int) -> nn.Module:
             return build_mixer(
-                "neighborhood_attention",
+                "na",
                 dim,
                 num_heads[stage],
                 window=window,

@@ -29,9 +29,7 @@ class NATIsotropic(Isotropic):
 
     def __init__(self, dim: int, num_heads: int, window: int = 7, dilation: int = 1, **kwargs: Any):
         def mixer(index: int, dim: int) -> nn.Module:
-            return build_mixer(
-                "neighborhood_attention", dim, num_heads, window=window, dilation=dilation if index % 2 else 1
-            )
+            return build_mixer("na", dim, num_heads, window=window, dilation=dilation if index % 2 else 1)
 
         super().__init__(dim, stem=partial(PatchStem, patch=PATCH), mixer=mixer, mlp=_mlp, **kwargs)
 
@@ -44,7 +42,7 @@ class ViTRPB(Isotropic):
 
     def __init__(self, dim: int, num_heads: int, img_size: int | tuple[int, int] = 224, **kwargs: Any):
         def mixer(index: int, dim: int) -> nn.Module:
-            return build_mixer("global_attention", dim, num_heads, grid=_grid(img_size))
+            return build_mixer("global", dim, num_heads, grid=_grid(img_size))
 
         super().__init__(dim, stem=partial(PatchStem, patch=PATCH), mixer=mixer, mlp=_mlp, **kwargs)
 

@@ -54,7 +54,7 @@ class VAN(Pyramid):
             stem=partial(PatchStem, patch=4, kernel=7, padding=3, norm=BatchNorm, ceil_mode=False),
             downsample=partial(PatchDownsample, patch=2, kernel=3, padding=1, norm=BatchNorm, ceil_mode=False),
             mixer=lambda stage, index, dim: build_mixer(
-                "large_kernel_attention",
+                "lka",
                 dim,
                 kernel_size=kernel_size,
                 dilated_kernel_size=dilated_kernel_size,

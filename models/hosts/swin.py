@@ -61,7 +61,7 @@ class Swin(SizedPyramid):
 
         def specify(stage: int, index: int, name: str, new: bool) -> tuple[str, dict[str, Any]]:
             windows = {"window": window, "shift": index % 2 == 1, "fit": fit}
-            return (name, {}) if new else ("window_attention", windows)
+            return (name, {}) if new else ("window", windows)
 
         super().__init__(
             mixer,

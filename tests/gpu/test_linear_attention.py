@@ -47,7 +47,7 @@ def test_dynamic_depthwise():
     assert distance(found.cpu(), dynamic_depthwise_conv2d(x, weight)) < 1e-12
 
 
-@pytest.mark.parametrize("name", ["agent", "focused_linear", "inline", "softmax", "window_attention"])
+@pytest.mark.parametrize("name", ["agent", "focused", "inline", "softmax", "window"])
 def test_mixers(name):
     mixer = build_mixer(name, 64, 2).double()
     x = torch.randn(2, 20, 31, 64, dtype=torch.float64)

@@ -18,7 +18,7 @@ from saccade.layers.cross_shaped import StripeAttention
 from ..fill import GOLDENS, named_tensor, relative_error
 from ..official_modules import GRADIENT_TOLERANCE, OUTPUT_TOLERANCE, random
 
-FILES = {"agent": "agent_attention_ops", "focused_linear": "focused_linear_ops", "inline": "inline_attention_ops"}
+FILES = {"agent": "agent_attention_ops", "focused": "focused_linear_ops", "inline": "inline_attention_ops"}
 MODULES = {"AgentAttention", "FocusedLinearAttention", "InLineAttention"}
 CASES = [
     (core, case)
@@ -51,7 +51,7 @@ def official_state(case):
 
 def options(core, kwargs):
     """Return our options of a core from the official arguments."""
-    if core == "focused_linear":
+    if core == "focused":
         return {"focusing_factor": kwargs["focusing_factor"], "kernel_size": kwargs["kernel_size"]}
     if core == "inline":
         return {"feature_map": FEATURE_MAPS[kwargs.get("kernel_func", "identity")]}
@@ -208,7 +208,7 @@ def test_compile(core):
         torch.testing.assert_close(value, truth)
 
 
-@pytest.mark.parametrize("core", ["agent", "focused_linear", "inline"])
+@pytest.mark.parametrize("core", ["agent", "focused", "inline"])
 def test_per_sample_gradients_and_inference_mode(core):
     mixer = build_qkv_mixer(core, 16, 2, grid=4).double()
     parameters = {name: p.detach() for name, p in mixer.named_parameters()}
@@ -227,7 +227,7 @@ def test_per_sample_gradients_and_inference_mode(core):
 
 
 def test_focused_position_is_added_to_keys_alone():
-    core = build_core("focused_linear", 8, 2, (3, 4))
+    core = build_core("focused", 8, 2, (3, 4))
     nn.init.normal_(core.positional_encoding)
     q, k, v = random([3, 2, 12, 8], 0)
     moved = k + core.positional_encoding.flatten(0, 1)
@@ -263,12 +263,12 @@ def test_inline_needs_the_mean():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: build_core("nope", 8, 2), "core 'nope' is unknown; there are agent, focused_linear, inline, l2"),
+        (lambda: build_core("nope", 8, 2), "core 'nope' is unknown; there are agent, focused, inline, l2"),
         (lambda: build_core("softmax", 9, 2), "dim=9 must be a multiple of num_heads=2"),
         (lambda: build_core("softmax", 9, 0), "dim=9 must be a multiple of num_heads=0"),
         (lambda: build_core("agent", 8, 2, agent_num=10), "agent_num=10 must be a square number of at least 1"),
         (lambda: build_core("agent", 8, 2, agent_num=0), "agent_num=0 must be a square number of at least 1"),
-        (lambda: build_core("focused_linear", 8, 2, kernel_size=4), "kernel_size=4 must be odd and at least 1"),
+        (lambda: build_core("focused", 8, 2, kernel_size=4), "kernel_size=4 must be odd and at least 1"),
         (lambda: build_mixer("agent", 8, 2, sr_ratio=0), "sr_ratio=0 must be at least 1"),
         (lambda: build_mixer("inline", 8, 2, feature_map="nope"), "feature_map='nope' is unknown; valid: identity"),
     ],
@@ -298,7 +298,7 @@ def test_large_projections_are_made_in_parts(shell, bias, monkeypatch):
     assert not torch.isclose(mixer(x), whole).all()
 
 
-@pytest.mark.parametrize("name", ["focused_linear", "agent", "inline"])
+@pytest.mark.parametrize("name", ["focused", "agent", "inline"])
 def test_operations_grow_linearly_with_tokens(name):
     """Maps of stage 1 at 224, 448 and 896, all of another size than the tables."""
     flops = []

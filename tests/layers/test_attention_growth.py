@@ -10,7 +10,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from saccade.layers import build_mixer
 
-MIXERS = {"focused_linear": {}, "agent": {"agent_num": 9}, "inline": {}}
+MIXERS = {"focused": {}, "agent": {"agent_num": 9}, "inline": {}}
 # Maps of a first stage, with stride 4; a doubling of the side is four times the tokens.
 SIDES = (56, 112, 224)
 LIMIT = 4.6

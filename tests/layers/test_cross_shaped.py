@@ -20,7 +20,7 @@ CASES = {
     for file in ("agent_attention_ops", "inline_attention_ops")
     for case in json.loads((GOLDENS / f"{file}.json").read_text())["cases"]
 }
-CORES = {"softmax": {}, "agent": {"agent_num": 4, "local": False}, "focused_linear": {}, "inline": {}}
+CORES = {"softmax": {}, "agent": {"agent_num": 4, "local": False}, "focused": {}, "inline": {}}
 BLOCKS = {
     "host_block_cswin_softmax_r14_s7": ("softmax", 7, {}),
     "host_block_cswin_agent_r14": ("agent", None, {"agent_num": 49, "local": False}),

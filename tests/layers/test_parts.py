@@ -83,7 +83,7 @@ def test_every_mixer_keeps_the_map():
 
 
 def test_unknown_mixer():
-    with pytest.raises(ValueError, match=r"mixer 'nope' is unknown; there are .*neighborhood_attention"):
+    with pytest.raises(ValueError, match=r"mixer 'nope' is unknown; there are agent, .*, na, .*window"):
         build_mixer("nope", 16, 2)
 
 

@@ -73,7 +73,7 @@ def test_pvt_v2_is_timms(size):
     options = {**SMALL, "num_classes": 10}
     options["mlp_ratios"], options["sr_ratios"] = (8, 8, 4, 4), (8, 4, 2, 1)
     theirs = randomise(PyramidVisionTransformerV2(**options).double())
-    ours = PVTv2("focused_linear", attn_type="SSSS", num_classes=10, **SMALL).double().eval()
+    ours = PVTv2("focused", attn_type="SSSS", num_classes=10, **SMALL).double().eval()
     ours.load_state_dict(rename(theirs.state_dict(), PVT_V2_NAMES))
     with torch.no_grad():
         torch.testing.assert_close(ours(image(*size)), theirs(image(*size)), rtol=1e-9, atol=1e-11)
@@ -159,7 +159,7 @@ def test_pyramids_carry_any_mixer(mixer, host):
         assert model(torch.randn(1, 3, *size)).isfinite().all()
 
 
-@pytest.mark.parametrize("mixer", ["agent", "focused_linear", "inline"])
+@pytest.mark.parametrize("mixer", ["agent", "focused", "inline"])
 def test_cswin_carries_any_core(mixer):
     """In stripes, where the released modules of two of the three fail, in the whole map, and in mixed stages."""
     sizes = {"depths": (1, 3, 1, 2), "num_heads": (2, 2, 4, 4), "embed_dim": 8}

@@ -14,7 +14,7 @@ DIMS, DEPTHS = (8, 16, 24, 32), (1, 2, 1, 1)
 
 def build(mixers=(True,) * 4, **kwargs):
     def mixer(stage, index, dim):
-        return build_mixer("neighborhood_attention", dim, 2, window=3) if mixers[stage] else None
+        return build_mixer("na", dim, 2, window=3) if mixers[stage] else None
 
     def mlp(stage, dim):
         return Mlp(dim, (stage + 1) * dim)
