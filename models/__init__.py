@@ -2,6 +2,7 @@
 
 from . import (
     agent,
+    care,
     flatten,
     focalnet,
     focalnet_isotropic,
@@ -9,6 +10,7 @@ from . import (
     l2vit,
     litv2,
     mavit,
+    nalaformer,
     nat,
     nat_isotropic,
     ravlt,

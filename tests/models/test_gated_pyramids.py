@@ -13,7 +13,7 @@ from saccade.models.gated_pyramid import OFFICIAL_NAMES, checkpoint_filter_fn
 from ..fill import GOLDENS, golden_image, load_golden, official_state
 from ..parity import assert_close, assert_logits, assert_map, load_file, watch
 
-FOLDERS = ("rala", "mala")
+FOLDERS = ("rala", "mala", "nalaformer")
 GOLDEN = [(folder, path.stem) for folder in FOLDERS for path in sorted((GOLDENS / folder).glob("*.json"))]
 PARAMETERS = {
     "ravlt_tiny": (14.90, 0.1),
@@ -24,8 +24,13 @@ PARAMETERS = {
     "mavit_small": (27.14, 0.15),
     "mavit_base": (49.79, 0.4),
     "mavit_large": (97.77, 0.55),
+    "nalaformer_xtiny": (6.14, 0.1),
+    "nalaformer_tiny": (15.91, 0.1),
+    "nalaformer_small": (25.65, 0.15),
+    "nalaformer_base": (52.00, 0.4),
+    "nalaformer_large": (95.43, 0.55),
 }
-NANOS = ("ravlt_nano", "mavit_nano")
+NANOS = ("ravlt_nano", "mavit_nano", "nalaformer_nano")
 
 
 @pytest.mark.parametrize(("folder", "name"), GOLDEN, ids=lambda value: value)
