@@ -2,7 +2,6 @@
 
 from . import (
     agent,
-    care,
     flatten,
     focalnet,
     focalnet_isotropic,
