@@ -17,6 +17,7 @@ from .deformable_merging import DeformableMerging
 from .downsample import ConvActDownsample, ConvDownsample, NormPatchDownsample, PatchDownsample, PatchMerging
 from .focal_modulation import FocalModulation
 from .gated import GatedMixer, build_gated_mixer
+from .gated_linear import GatedLinearAttention
 from .global_attention import GlobalAttention
 from .hilo import HiLo
 from .initialization import fan_out_normal_
@@ -36,6 +37,7 @@ MIXERS: dict[str, Callable[..., nn.Module]] = {
     "cross_shaped": CrossShapedAttention,
     "focal": FocalModulation,
     "focused": partial(build_qkv_mixer, "focused"),
+    "gla": GatedLinearAttention,
     "global": GlobalAttention,
     "hilo": HiLo,
     "inline": partial(build_qkv_mixer, "inline"),

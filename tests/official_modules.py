@@ -50,3 +50,20 @@ def assert_gradients(case: dict[str, Any], grad_input: Tensor, parameters: dict[
     assert parameters.keys() == case["grad_param_norm"].keys()
     for key, norm in case["grad_param_norm"].items():
         assert abs(parameters[key].grad.norm().item() - norm) <= GRADIENT_TOLERANCE * max(norm, 1.0), key
+
+
+def float64_inputs(case: dict[str, Any]) -> dict[str, Tensor]:
+    """Return the inputs of a case that was recorded in float64, by name, asking for gradients."""
+    return {x["name"]: (random(x["shape"], x["seed"]) * x["scale"]).double().requires_grad_() for x in case["inputs"]}
+
+
+def assert_float64(case: dict[str, Any], inputs: dict[str, Tensor], out: Tensor, tolerance: float = 1e-7) -> None:
+    """Compare the output of such a case, and after a backward pass the gradients of its inputs."""
+    assert list(out.shape) == case["output"]["shape"]
+    assert relative_error(out.detach().flatten()[:64], case["output"]["first64"]) < tolerance
+    assert relative_error(out.detach().norm(), case["output"]["norm"]) < tolerance
+    (out * cotangent(case).double()).sum().backward()
+    for name, x in inputs.items():
+        reference = case["grads"][name]
+        assert relative_error(x.grad.flatten()[:32], reference["first32"]) < tolerance, name
+        assert relative_error(x.grad.norm(), reference["norm"]) < tolerance, name

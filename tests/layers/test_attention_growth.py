@@ -6,11 +6,12 @@ from itertools import pairwise
 
 import pytest
 import torch
-from torch.profiler import ProfilerActivity, profile
 
 from saccade.layers import build_mixer
 
-MIXERS = {"focused": {}, "agent": {"agent_num": 9}, "inline": {}}
+from ..memory import peak_bytes
+
+MIXERS = {"focused": {}, "agent": {"agent_num": 9}, "inline": {}, "gla": {}}
 # Maps of a first stage, with stride 4; a doubling of the side is four times the tokens.
 SIDES = (56, 112, 224)
 LIMIT = 4.6
@@ -19,19 +20,7 @@ ROUNDS = 12
 
 def first_stage(name: str) -> torch.nn.Module:
     """Return a mixer as in the first stage of a Swin host, its tables made for images of 224."""
-    return build_mixer(name, 96, 3, grid=56, **MIXERS[name]).eval()
-
-
-def peak_bytes(function, *inputs) -> int:
-    """Return the most memory that a call holds at a time beyond what there was before."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as run:
-        function(*inputs)
-    held = peak = 0
-    for event in sorted(run.profiler.kineto_results.events(), key=lambda event: event.start_ns()):
-        if event.name() == "[memory]":
-            held += event.nbytes()
-            peak = max(peak, held)
-    return peak
+    return build_mixer(name, 96, 3, {"grid": 56}, **MIXERS[name]).eval()
 
 
 @pytest.mark.filterwarnings("ignore:.*Profiler clears events")

@@ -9,34 +9,19 @@ from torch import nn
 from saccade.kernels.newton import newton_inverse, newton_inverse_together
 from saccade.layers import build_mixer
 
-from ..fill import GOLDENS, named_tensor, relative_error
-from ..official_modules import random
+from ..fill import GOLDENS, named_tensor
+from ..official_modules import assert_float64, float64_inputs
 
 CASES = json.loads((GOLDENS / "soft_ops.json").read_text())["cases"]
 NAMES = {"Qlandmark_op.weight": "landmark.weight", "Qnorm_act.0.weight": "norm.weight", "Qnorm_act.0.bias": "norm.bias"}
 
 
-def check(case, inputs, out):
-    assert list(out.shape) == case["output"]["shape"]
-    assert relative_error(out.detach().flatten()[:64], case["output"]["first64"]) < 1e-7
-    assert relative_error(out.detach().norm(), case["output"]["norm"]) < 1e-7
-    (out * random(case["output"]["shape"], case["cotangent_seed"]).double()).sum().backward()
-    for name, x in inputs.items():
-        reference = case["grads"][name]
-        assert relative_error(x.grad.flatten()[:32], reference["first32"]) < 1e-7, name
-        assert relative_error(x.grad.norm(), reference["norm"]) < 1e-7, name
-
-
-def inputs_of(case):
-    return {x["name"]: (random(x["shape"], x["seed"]) * x["scale"]).double().requires_grad_() for x in case["inputs"]}
-
-
 @pytest.mark.parametrize("case", [c for c in CASES if c["op"] == "soft_newton"], ids=lambda case: case["case"])
 def test_newton(case):
-    inputs = inputs_of(case)
+    inputs = float64_inputs(case)
     squares = (inputs["z"][..., :, None, :] - inputs["z"][..., None, :, :]).square().sum(-1)
     invert = newton_inverse if case["case"].startswith("plain") else newton_inverse_together
-    check(case, inputs, invert(torch.exp(-squares / 2), case["kwargs"]["iter"]))
+    assert_float64(case, inputs, invert(torch.exp(-squares / 2), case["kwargs"]["iter"]))
 
 
 class Values(nn.Module):
@@ -52,7 +37,7 @@ class Values(nn.Module):
 
 @pytest.mark.parametrize("case", [c for c in CASES if c["op"] == "soft_core"], ids=lambda case: case["case"])
 def test_official_core(case):
-    inputs, kwargs = inputs_of(case), case["kwargs"]
+    inputs, kwargs = float64_inputs(case), case["kwargs"]
     height, width = (int(size) for size in case["case"].split("_")[-2].split("x"))
     q, v = (x.transpose(1, 2).flatten(-2).unflatten(1, (height, width)) for x in inputs.values())
     mixer = build_mixer(
@@ -68,7 +53,7 @@ def test_official_core(case):
     mixer.q, mixer.v, mixer.proj = nn.Identity(), Values(v), nn.Identity()
     out = mixer(q).flatten(1, 2).unflatten(-1, (kwargs["num_heads"], -1)).transpose(1, 2)
     # Some were recorded with heads joined.
-    check(case, inputs, out if out.dim() == len(case["output"]["shape"]) else out.transpose(1, 2).flatten(-2))
+    assert_float64(case, inputs, out if out.dim() == len(case["output"]["shape"]) else out.transpose(1, 2).flatten(-2))
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 1), (5, 9)])
