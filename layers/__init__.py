@@ -1,12 +1,9 @@
 """Modules that models are built from: token mixers, one a file, and the stems, norms and blocks around them."""
 
-from collections.abc import Callable, Mapping
 from functools import partial
-from inspect import isclass, signature
-from typing import Any
+from inspect import isclass
 
 from timm.layers import register_notrace_module
-from torch import nn
 
 from .attention_core import AttentionCore
 from .block import MixerBlock
@@ -23,6 +20,7 @@ from .hilo import HiLo
 from .initialization import fan_out_normal_
 from .large_kernel_attention import LargeKernelAttention
 from .local_concentration import LocalConcentration
+from .mixers import MIXERS, build_mixer, check_mixer, mixer_parameters, register_mixer, takes_tokens
 from .mlp import Mlp
 from .neighborhood import NeighborhoodAttention
 from .norm import BatchNorm
@@ -32,9 +30,10 @@ from .soft import SoftmaxFreeAttention
 from .stem import ConvStem, ConvTokenizer, PatchStem
 from .window_attention import WindowAttention
 
-MIXERS: dict[str, Callable[..., nn.Module]] = {
+MIXERS |= {
     "agent": partial(build_qkv_mixer, "agent"),
     "cross_shaped": CrossShapedAttention,
+    "dina": partial(NeighborhoodAttention, dilation=None),
     "focal": FocalModulation,
     "focused": partial(build_qkv_mixer, "focused"),
     "gla": GatedLinearAttention,
@@ -69,25 +68,3 @@ _parts = (
 )
 for _module in (*filter(isclass, MIXERS.values()), *_parts):
     register_notrace_module(_module)
-
-
-def build_mixer(
-    name: str, dim: int, num_heads: int | None = None, offers: Mapping[str, Any] | None = None, **kwargs: Any
-) -> nn.Module:
-    """Build the token mixer called `name`, a module [B, H, W, dim] -> [B, H, W, dim].
-
-    Args:
-        name: one of `MIXERS`.
-        num_heads: for mixers that have heads; the others do without.
-        offers: other arguments of which a mixer gets those it has, e.g. the `grid` of a body that carries any mixer.
-        kwargs: passed to the mixer, e.g. `window` and `dilation` of neighborhood attention.
-
-    Raises:
-        ValueError: no mixer has that name.
-    """
-    if name not in MIXERS:
-        raise ValueError(f"mixer {name!r} is unknown; there are {', '.join(sorted(MIXERS))}")
-    mixer = MIXERS[name]
-    known = signature(mixer).parameters
-    offers = {"num_heads": num_heads, **(offers or {})}
-    return mixer(dim, **{**{key: value for key, value in offers.items() if key in known}, **kwargs})

@@ -18,7 +18,8 @@ class NeighborhoodAttention(nn.Module):
 
     Args:
         dim: channels C, a multiple of `num_heads`.
-        window, dilation, stride, causal: the neighborhood; one value, or one for each of the two axes.
+        window, dilation, stride, causal: the neighborhood; one value, or one for each of the two axes. A `dilation` of
+            None is the largest that fits each map: 1, or extent // window where that is more.
         rel_pos_bias: learn a bias `rpb` [heads, 2 * window - 1, 2 * window - 1]; needs odd windows and no causal axis.
 
     Raises:
@@ -32,7 +33,7 @@ class NeighborhoodAttention(nn.Module):
         dim: int,
         num_heads: int,
         window: int | Sequence[int] = 7,
-        dilation: int | Sequence[int] = 1,
+        dilation: int | Sequence[int] | None = 1,
         stride: int | Sequence[int] = 1,
         causal: bool | Sequence[bool] = False,
         qkv_bias: bool = True,
@@ -44,10 +45,10 @@ class NeighborhoodAttention(nn.Module):
             raise ValueError(f"dim={dim} must be a multiple of num_heads={num_heads}")
         self.num_heads = num_heads
         self.window = to_2tuple(window)
-        self.dilation = to_2tuple(dilation)
+        self.dilation = None if dilation is None else to_2tuple(dilation)
         self.stride = to_2tuple(stride)
         self.causal = to_2tuple(causal)
-        if min(self.window) < 1 or min(self.dilation) < 1:
+        if min(self.window) < 1 or min(self.dilation or self.window) < 1:
             raise ValueError(f"window={window} and dilation={dilation} must be at least 1")
         if rel_pos_bias and (any(self.causal) or not all(w % 2 for w in self.window)):
             raise ValueError(
@@ -63,13 +64,16 @@ class NeighborhoodAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         height, width = x.shape[1:3]
-        pad_height = max(self.window[0] * self.dilation[0] - height, 0)
-        pad_width = max(self.window[1] * self.dilation[1] - width, 0)
+        dilation = self.dilation
+        if dilation is None:
+            dilation = tuple(max(extent // w, 1) for extent, w in zip((height, width), self.window, strict=True))
+        pad_height = max(self.window[0] * dilation[0] - height, 0)
+        pad_width = max(self.window[1] * dilation[1] - width, 0)
         if pad_height or pad_width:
             x = F.pad(x, (0, 0, 0, pad_width, 0, pad_height))
         qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, -1))
         x = neighborhood_attention_packed(
-            qkv, self.window, stride=self.stride, dilation=self.dilation, causal=self.causal, bias=self.rpb
+            qkv, self.window, stride=self.stride, dilation=dilation, causal=self.causal, bias=self.rpb
         )
         if pad_height or pad_width:
             x = x[:, :height, :width]

@@ -1,4 +1,4 @@
-"""Stems, downsamplers, norms, blocks and the registry of mixers."""
+"""Stems, downsamplers, norms and blocks."""
 
 import pytest
 import torch
@@ -6,14 +6,12 @@ import torch.nn.functional as F
 from torch import nn
 
 from saccade.layers import (
-    MIXERS,
     BatchNorm,
     ConvDownsample,
     ConvTokenizer,
     MixerBlock,
     PatchMerging,
     PatchStem,
-    build_mixer,
 )
 from saccade.layers.position import pool_map, resize_map
 
@@ -75,16 +73,6 @@ def test_block_without_mixer():
     x = torch.randn(1, 2, 2, 4)
     torch.testing.assert_close(block(x), x + 2 * nn.LayerNorm(4)(x))
     assert {name.split(".")[0] for name, _ in block.named_parameters()} == {"norm2"}
-
-
-def test_every_mixer_keeps_the_map():
-    for name in MIXERS:
-        assert build_mixer(name, 16, 2)(torch.randn(2, 3, 9, 16)).shape == (2, 3, 9, 16)
-
-
-def test_unknown_mixer():
-    with pytest.raises(ValueError, match=r"mixer 'nope' is unknown; there are agent, .*, na, .*window"):
-        build_mixer("nope", 16, 2)
 
 
 @pytest.mark.parametrize("mode", ["bilinear", "bicubic"])
