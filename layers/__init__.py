@@ -19,6 +19,7 @@ from .global_attention import GlobalAttention
 from .hilo import HiLo
 from .initialization import fan_out_normal_
 from .large_kernel_attention import LargeKernelAttention
+from .lightnet import LightNetAttention
 from .local_concentration import LocalConcentration
 from .mixers import MIXERS, build_mixer, check_mixer, mixer_parameters, register_mixer, takes_tokens
 from .mlp import Mlp
@@ -32,23 +33,31 @@ from .window_attention import WindowAttention
 
 MIXERS |= {
     "agent": partial(build_qkv_mixer, "agent"),
+    "cosine": partial(build_qkv_mixer, "cosine"),
     "cross_shaped": CrossShapedAttention,
     "dina": partial(NeighborhoodAttention, dilation=None),
+    "efficient": partial(build_qkv_mixer, "efficient"),
     "focal": FocalModulation,
     "focused": partial(build_qkv_mixer, "focused"),
     "gla": GatedLinearAttention,
     "global": GlobalAttention,
+    "hedgehog": partial(build_qkv_mixer, "hedgehog"),
     "hilo": HiLo,
     "inline": partial(build_qkv_mixer, "inline"),
     "l2": partial(build_qkv_mixer, "l2"),
+    "lightnet": LightNetAttention,
     "lka": LargeKernelAttention,
     "mala": partial(build_gated_mixer, "mala"),
     "nala": partial(build_gated_mixer, "nala", gate="silu", normed=True),
     "na": NeighborhoodAttention,
+    "performer": partial(build_qkv_mixer, "performer"),
     "rala": partial(build_gated_mixer, "rala"),
     "rotary_softmax": partial(build_gated_mixer, "rotary_softmax"),
+    "sigmoid": partial(build_qkv_mixer, "sigmoid"),
     "soft": SoftmaxFreeAttention,
     "softmax": partial(build_qkv_mixer, "softmax"),
+    "transnormer": partial(build_qkv_mixer, "transnormer", qkv_bias=False),
+    "transnormer_v2": partial(build_gated_mixer, "transnormer", gate="silu", kernel_size=None, value_act=True),
     "window": WindowAttention,
 }
 

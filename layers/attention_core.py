@@ -37,9 +37,10 @@ class AttentionCore(nn.Module):
 
     Args:
         dim: channels C, a multiple of `num_heads`.
+        key_dim, value_dim: channels of queries and keys, and of values, for cores that have others; multiples too.
 
     Raises:
-        ValueError: `dim` is no multiple of `num_heads`.
+        ValueError: one of them is no multiple of `num_heads`.
     """
 
     needs_mean = False
@@ -47,12 +48,16 @@ class AttentionCore(nn.Module):
     attend: Callable[[Tensor, Tensor, Tensor, Layout], Tensor]
     """What a core makes of q, k and v, [B, N, C]."""
 
-    def __init__(self, dim: int, num_heads: int):
+    def __init__(self, dim: int, num_heads: int, key_dim: int | None = None, value_dim: int | None = None):
         super().__init__()
-        if num_heads < 1 or dim % num_heads:
-            raise ValueError(f"dim={dim} must be a multiple of num_heads={num_heads}")
         self.dim = dim
+        self.key_dim = dim if key_dim is None else key_dim
+        self.value_dim = dim if value_dim is None else value_dim
         self.num_heads = num_heads
+        for name in ("dim", "key_dim", "value_dim"):
+            width = getattr(self, name)
+            if num_heads < 1 or width < 1 or width % num_heads:
+                raise ValueError(f"{name}={width} must be a multiple of num_heads={num_heads}")
 
     def forward(
         self,

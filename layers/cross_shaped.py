@@ -72,7 +72,7 @@ class CrossShapedAttention(nn.Module):
         means = [None] * count
         if self.branches[0].core.needs_mean:
             means = (x if block_input is None else block_input).mean((1, 2)).chunk(count, -1)
-        q, k, v = (part.chunk(count, -1) for part in project(self.qkv, x, 3))
+        q, k, v = (part.chunk(count, -1) for part in project(self.qkv, x, [x.shape[-1]] * 3))
         out = [branch(*inputs) for branch, *inputs in zip(self.branches, q, k, v, means, strict=True)]
         return self.proj_drop(self.proj(torch.cat(out, -1) if count > 1 else out[0]))
 

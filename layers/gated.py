@@ -21,26 +21,37 @@ class GatedMixer(nn.Module):
         core: the attention, for `dim` channels.
         gate: "linear", or "silu" for a gate with that activation.
         normed: whether a LayerNorm comes before the gate.
-        kernel_size: extent of the convolution, odd.
+        kernel_size: extent of the convolution, odd, or None for no convolution.
+        value_act: whether values have the gate's activation too.
 
     Raises:
         ValueError: `gate` is another, or `kernel_size` is not odd and at least 1.
 
-    Source: qhfan/RALA and ZacharyMeng/NaLaFormer.
+    Source: qhfan/RALA and ZacharyMeng/NaLaFormer; without convolution Doraemonzzz/transnormer-v2-pytorch.
     """
 
-    def __init__(self, core: AttentionCore, gate: str = "linear", normed: bool = False, kernel_size: int = 5):
+    def __init__(
+        self,
+        core: AttentionCore,
+        gate: str = "linear",
+        normed: bool = False,
+        kernel_size: int | None = 5,
+        value_act: bool = False,
+    ):
         super().__init__()
         if gate not in GATES:
             raise ValueError(f"gate={gate!r} is unknown; valid: {', '.join(GATES)}")
-        if kernel_size < 1 or kernel_size % 2 == 0:
-            raise ValueError(f"kernel_size={kernel_size} must be odd and at least 1")
+        if kernel_size is not None and (kernel_size < 1 or kernel_size % 2 == 0):
+            raise ValueError(f"kernel_size={kernel_size} must be odd and at least 1, or None")
         dim = core.dim
         self.qkvg = nn.Linear(dim, 4 * dim)
         self.core = core
-        self.local = nn.Conv2d(dim, dim, kernel_size, padding=kernel_size // 2, groups=dim)
+        self.local = None
+        if kernel_size is not None:
+            self.local = nn.Conv2d(dim, dim, kernel_size, padding=kernel_size // 2, groups=dim)
         self.norm = nn.LayerNorm(dim) if normed else nn.Identity()
         self.act = GATES[gate]()
+        self.value_act = GATES[gate]() if value_act else nn.Identity()
         self.proj = nn.Linear(dim, dim)
 
     def set_grid(self, grid: tuple[int, int]) -> None:
@@ -49,11 +60,13 @@ class GatedMixer(nn.Module):
 
     def forward(self, x: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
         tokens, grid = (x.flatten(1, 2), x.shape[1:3]) if grid is None else (x, grid)
-        q, k, v, gate = project(self.qkvg, tokens, 4)
+        q, k, v, gate = project(self.qkvg, tokens, [x.shape[-1]] * 4)
+        v = self.value_act(v)
         prefixed = tokens.shape[1] - grid[0] * grid[1]
         mean = tokens.mean(1) if self.core.needs_mean else None
         out = self.core(q, k, v, grid, num_prefix_tokens=prefixed, mean=mean)
-        out = add_map(out, self.local(as_map(v[:, prefixed:], grid)), prefixed)
+        if self.local is not None:
+            out = add_map(out, self.local(as_map(v[:, prefixed:], grid)), prefixed)
         return self.proj(self.norm(out) * self.act(gate)).view(x.shape)
 
 
@@ -64,14 +77,15 @@ def build_gated_mixer(
     grid: int | tuple[int, int] = 14,
     gate: str = "linear",
     normed: bool = False,
-    kernel_size: int = 5,
+    kernel_size: int | None = 5,
+    value_act: bool = False,
     **options: Any,
 ) -> GatedMixer:
     """Build a `GatedMixer` around the core of that name.
 
     Args:
         grid: map size (H, W) that the core's tables are made for, where it has any.
-        gate, normed, kernel_size: as `GatedMixer` takes them.
+        gate, normed, kernel_size, value_act: as `GatedMixer` takes them.
         options: the core's own.
     """
-    return GatedMixer(build_core(core, dim, num_heads, grid, **options), gate, normed, kernel_size)
+    return GatedMixer(build_core(core, dim, num_heads, grid, **options), gate, normed, kernel_size, value_act)

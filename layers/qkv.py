@@ -10,25 +10,39 @@ from torch import Tensor, nn
 
 from .agent import AgentCore
 from .attention_core import AttentionCore
+from .cosine import CosineCore
+from .efficient import EfficientCore
 from .focused_linear import FocusedLinearCore
+from .hedgehog import HedgehogCore
 from .inline import InLineCore
 from .l2 import L2Core
+from .lightnet import LightNetCore
 from .mala import MalaCore
 from .nala import NalaCore
+from .performer import PerformerCore
 from .rala import RalaCore
 from .rotary import RotarySoftmaxCore
+from .sigmoid import SigmoidCore
 from .softmax import SoftmaxCore
+from .transnormer import TransNormerCore
 
 CORES: dict[str, type[AttentionCore]] = {
     "agent": AgentCore,
+    "cosine": CosineCore,
+    "efficient": EfficientCore,
     "focused": FocusedLinearCore,
+    "hedgehog": HedgehogCore,
     "inline": InLineCore,
     "l2": L2Core,
+    "lightnet": LightNetCore,
     "mala": MalaCore,
     "nala": NalaCore,
+    "performer": PerformerCore,
     "rala": RalaCore,
     "rotary_softmax": RotarySoftmaxCore,
+    "sigmoid": SigmoidCore,
     "softmax": SoftmaxCore,
+    "transnormer": TransNormerCore,
 }
 
 
@@ -61,18 +75,18 @@ LARGE = 1 << 25
 """Bytes beyond which a C library gives memory back to the system as soon as it is free."""
 
 
-def project(linear: nn.Module, tokens: Tensor, parts: int) -> Sequence[Tensor]:
-    """Return the projection of tokens [B, N, C] in so many parts, [B, N, C] each.
+def project(linear: nn.Module, tokens: Tensor, widths: Sequence[int]) -> Sequence[Tensor]:
+    """Return the projection of tokens [B, N, C] in parts of those widths, [B, N, width] each.
 
     A large one is made part by part: on a CPU, fetching new memory for all of it takes longer than the product itself.
     Only where `linear` is what it looks like, and not hooked or replaced; and not in a graph, which is for any batch.
     """
     plain = type(linear) is nn.Linear and not (linear._forward_hooks or linear._forward_pre_hooks)
     plain = plain and not torch.compiler.is_compiling()
-    if not plain or parts * tokens.numel() * tokens.element_size() <= LARGE:
-        return linear(tokens).chunk(parts, -1)
-    biases = [None] * parts if linear.bias is None else linear.bias.chunk(parts)
-    weights = linear.weight.chunk(parts)
+    if not plain or sum(widths) * tokens[..., 0].numel() * tokens.element_size() <= LARGE:
+        return linear(tokens).split(widths, -1)
+    biases = [None] * len(widths) if linear.bias is None else linear.bias.split(widths)
+    weights = linear.weight.split(widths)
     return [F.linear(tokens, weight, bias) for weight, bias in zip(weights, biases, strict=True)]
 
 
@@ -89,10 +103,10 @@ class QKVMixer(nn.Module):
 
     def __init__(self, core: AttentionCore, qkv_bias: bool = True, proj_drop: float = 0.0):
         super().__init__()
-        dim = core.dim
-        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
+        self.widths = [core.key_dim, core.key_dim, core.value_dim]
+        self.qkv = nn.Linear(core.dim, sum(self.widths), bias=qkv_bias)
         self.core = core
-        self.proj = nn.Linear(dim, dim)
+        self.proj = nn.Linear(core.value_dim, core.dim)
         self.proj_drop = nn.Dropout(proj_drop)
 
     def set_grid(self, grid: tuple[int, int]) -> None:
@@ -101,7 +115,7 @@ class QKVMixer(nn.Module):
 
     def forward(self, x: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
         tokens, grid = (x.flatten(1, 2), x.shape[1:3]) if grid is None else (x, grid)
-        q, k, v = project(self.qkv, tokens, 3)
+        q, k, v = project(self.qkv, tokens, self.widths)
         mean = tokens.mean(1) if self.core.needs_mean else None
         out = self.core(q, k, v, grid, num_prefix_tokens=tokens.shape[1] - grid[0] * grid[1], mean=mean)
         return self.proj_drop(self.proj(out)).view(x.shape)
@@ -134,14 +148,15 @@ class QKVReducedMixer(nn.Module):
         dim = core.dim
         self.sr_ratio = sr_ratio
         self.pool = pool
-        self.q = nn.Linear(dim, dim, bias=qkv_bias)
-        self.kv = nn.Linear(dim, 2 * dim, bias=qkv_bias)
+        self.widths = [core.key_dim, core.value_dim]
+        self.q = nn.Linear(dim, core.key_dim, bias=qkv_bias)
+        self.kv = nn.Linear(dim, sum(self.widths), bias=qkv_bias)
         if pool or sr_ratio > 1:
             extent = 1 if pool else sr_ratio
             self.sr = nn.Conv2d(dim, dim, extent, stride=extent)
             self.norm = nn.LayerNorm(dim)
         self.core = core
-        self.proj = nn.Linear(dim, dim)
+        self.proj = nn.Linear(core.value_dim, dim)
         self.proj_drop = nn.Dropout(proj_drop)
 
     def set_grid(self, grid: tuple[int, int]) -> None:
@@ -162,7 +177,7 @@ class QKVReducedMixer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         reduced = self._reduce(x)
         q = self.q(x).flatten(1, 2)
-        k, v = project(self.kv, reduced.flatten(1, 2), 2)
+        k, v = project(self.kv, reduced.flatten(1, 2), self.widths)
         mean = x.mean((1, 2)) if self.core.needs_mean else None
         out = self.core(q, k, v, x.shape[1:3], reduced.shape[1:3], mean=mean)
         return self.proj_drop(self.proj(out)).view(x.shape)

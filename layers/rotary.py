@@ -54,23 +54,39 @@ class RotaryCore(AttentionCore):
     def turns(self, like: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
         """Return cosines and sines of queries and of keys, [2, N, D] each, in at least float32."""
         frequency = self.frequency.to(torch.promote_types(like.dtype, torch.float32))
-        places = [torch.arange(extent, dtype=frequency.dtype, device=like.device) for extent in layout.grid]
-        queries = _table(places, frequency, layout.num_prefix_tokens)
-        if not layout.reduced:
-            return queries, queries
-        places = [
-            (torch.arange(extent, dtype=frequency.dtype, device=like.device) + 0.5) * (full / extent) - 0.5
-            for extent, full in zip(layout.key_grid, layout.grid, strict=True)
-        ]
-        return queries, _table(places, frequency, layout.num_prefix_tokens)
+        queries, keys = coordinates(frequency, layout)
+        queries = _table(queries, frequency)
+        return queries, _table(keys, frequency) if layout.reduced else queries
 
 
-def _table(places: list[Tensor], frequency: Tensor, num_prefix_tokens: int) -> Tensor:
-    """Return cosines and sines [2, N, D] of tokens at the rows and columns `places`, behind prefix tokens at 0."""
+def coordinates(like: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
+    """Return the rows and columns [2, N] of queries and of keys, those of prefix tokens 0, in the dtype of `like`.
+
+    They count from 0; those of a reduced map of keys lie amid the queries' that they stand for.
+    """
+    queries = [torch.arange(extent, dtype=like.dtype, device=like.device) for extent in layout.grid]
+    found = _pairs(queries, layout.num_prefix_tokens)
+    if not layout.reduced:
+        return found, found
+    keys = [
+        (torch.arange(extent, dtype=like.dtype, device=like.device) + 0.5) * (full / extent) - 0.5
+        for extent, full in zip(layout.key_grid, layout.grid, strict=True)
+    ]
+    return found, _pairs(keys, layout.num_prefix_tokens)
+
+
+def _pairs(places: list[Tensor], num_prefix_tokens: int) -> Tensor:
+    """Return the row and the column of every token of a map, [2, N], behind prefix tokens at 0."""
+    rows, columns = places
+    shape = (rows.shape[0], columns.shape[0])
+    pairs = torch.stack((rows[:, None].expand(shape), columns[None].expand(shape)))
+    return F.pad(pairs.flatten(1), (num_prefix_tokens, 0))
+
+
+def _table(places: Tensor, frequency: Tensor) -> Tensor:
+    """Return cosines and sines [2, N, D] of tokens at the rows and columns `places` [2, N]."""
     rows, columns = (place.outer(frequency) for place in places)
-    shape = (rows.shape[0], columns.shape[0], -1)
-    angles = torch.cat((rows[:, None].expand(shape), columns[None].expand(shape)), -1).flatten(0, 1)
-    angles = F.pad(angles, (0, 0, num_prefix_tokens, 0))
+    angles = torch.cat((rows, columns), -1)
     return torch.stack((angles.cos(), angles.sin()))
 
 

@@ -263,7 +263,7 @@ def test_inline_needs_the_mean():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: build_core("nope", 8, 2), "core 'nope' is unknown; there are agent, focused, inline, l2"),
+        (lambda: build_core("nope", 8, 2), "core 'nope' is unknown; there are agent, .*, inline, l2"),
         (lambda: build_core("softmax", 9, 2), "dim=9 must be a multiple of num_heads=2"),
         (lambda: build_core("softmax", 9, 0), "dim=9 must be a multiple of num_heads=0"),
         (lambda: build_core("agent", 8, 2, agent_num=10), "agent_num=10 must be a square number of at least 1"),
