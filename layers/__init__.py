@@ -7,6 +7,7 @@ from timm.layers import register_notrace_module
 
 from .attention_core import AttentionCore
 from .block import MixerBlock
+from .care import CAREMixer
 from .conditional_position import ConditionalPosition
 from .conv_mlp import ConvMLP, ResidualConvMLP
 from .cross_shaped import CrossShapedAttention
@@ -33,6 +34,7 @@ from .window_attention import WindowAttention
 
 MIXERS |= {
     "agent": partial(build_qkv_mixer, "agent"),
+    "care": CAREMixer,
     "cosine": partial(build_qkv_mixer, "cosine"),
     "cross_shaped": CrossShapedAttention,
     "dina": partial(NeighborhoodAttention, dilation=None),

@@ -21,7 +21,7 @@ class MixerBlock(nn.Module):
     With `post_norm="sum"`: norm1(x + ls1(mixer(x))), and so on.
 
     Args:
-        mixer: [B, H, W, C] -> [B, H, W, C], or None for a block that is an MLP only.
+        mixer, mlp: [B, H, W, C] -> [B, H, W, C]; either is None in a block that is the other one only.
         norm: builder of a norm for C channels.
         layer_scale: initial value of the per-channel scales, or None for no scales.
         drop_path: probability of dropping each residual branch, per sample, in training.
@@ -31,7 +31,7 @@ class MixerBlock(nn.Module):
         self,
         dim: int,
         mixer: nn.Module | None,
-        mlp: nn.Module,
+        mlp: nn.Module | None,
         norm: Callable[[int], nn.Module] = nn.LayerNorm,
         layer_scale: float | None = None,
         drop_path: float = 0.0,
@@ -49,10 +49,11 @@ class MixerBlock(nn.Module):
             self.ls1 = nn.Identity() if layer_scale is None else LayerScale(dim, layer_scale)
             self.drop_path1 = DropPath(drop_path) if drop_path else nn.Identity()
         self.between = between or nn.Identity()
-        self.norm2 = norm(dim)
         self.mlp = mlp
-        self.ls2 = nn.Identity() if layer_scale is None else LayerScale(dim, layer_scale)
-        self.drop_path2 = DropPath(drop_path) if drop_path else nn.Identity()
+        if mlp is not None:
+            self.norm2 = norm(dim)
+            self.ls2 = nn.Identity() if layer_scale is None else LayerScale(dim, layer_scale)
+            self.drop_path2 = DropPath(drop_path) if drop_path else nn.Identity()
 
     def forward(self, x: Tensor, *context: Any) -> Tensor:
         if self.grad_checkpointing:
@@ -65,7 +66,10 @@ class MixerBlock(nn.Module):
             if getattr(self.mixer, "reads_block_input", False):
                 context = (*context, x)
             x = self._residual(self.norm1, self.drop_path1, self.ls1, self.mixer, x, *context)
-        return self._residual(self.norm2, self.drop_path2, self.ls2, self.mlp, self.between(x))
+        x = self.between(x)
+        if self.mlp is not None:
+            x = self._residual(self.norm2, self.drop_path2, self.ls2, self.mlp, x)
+        return x
 
     def _residual(
         self, norm: nn.Module, drop_path: nn.Module, scale: nn.Module, body: nn.Module, x: Tensor, *context: Any

@@ -46,12 +46,15 @@ class PatchDownsample(PatchStem):
 
 
 class NormPatchDownsample(nn.Module):
-    """Norm, then a convolution of 2x2 patches; odd maps end in a zero row or column. Source: arXiv 2201.03545."""
+    """Norm, then a convolution of 2x2 patches. Source: arXiv 2201.03545.
 
-    def __init__(self, in_dim: int, dim: int, norm: Callable[[int], nn.Module] = nn.LayerNorm):
+    Odd maps end in a zero row or column, or without `ceil_mode` lose their last one, as in `PatchStem`.
+    """
+
+    def __init__(self, in_dim: int, dim: int, norm: Callable[[int], nn.Module] = nn.LayerNorm, ceil_mode: bool = True):
         super().__init__()
         self.norm = norm(in_dim)
-        self.patch = PatchDownsample(in_dim, dim, norm=nn.Identity)
+        self.patch = PatchDownsample(in_dim, dim, norm=nn.Identity, ceil_mode=ceil_mode)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.patch(self.norm(x))

@@ -2,6 +2,7 @@
 
 from . import (
     agent,
+    care,
     flatten,
     focalnet,
     focalnet_isotropic,

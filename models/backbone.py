@@ -10,7 +10,7 @@ from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
 from ..layers import MixerBlock
-from .checkpoint import readable
+from .checkpoint import how_to_load, readable
 
 
 class Backbone(nn.Module):
@@ -184,7 +184,8 @@ def build_backbone(
     """
     cfg = resolve_pretrained_cfg(variant, kwargs.get("pretrained_cfg"), kwargs.get("pretrained_cfg_overlay"))
     if pretrained and cfg.notes and not (cfg.has_weights or cfg.state_dict):
-        raise RuntimeError(f"there are no weights of {variant} to download: {'; '.join(cfg.notes)}")
+        why = "; ".join(cfg.notes)
+        raise RuntimeError(f"there are no weights of {variant} to download: {why}; with a file, {how_to_load(variant)}")
     feature_cls = kwargs.get("feature_cls", "getter")
     if kwargs.get("features_only") and cls.output_fmt == "NLC" and feature_cls not in ("getter", "fx"):
         raise ValueError(f"feature_cls={feature_cls!r} must be 'getter' or 'fx' for {variant}, which has a class token")

@@ -71,6 +71,14 @@ def imagenet_cfg(url: str = "", size: int = 224, reduction: int = 32, **kwargs: 
     }
 
 
+def how_to_load(variant: str) -> str:
+    """Return how a file on disk gets into a model, as part of a message."""
+    return (
+        f"load it with timm.create_model({variant!r}, pretrained=True, pretrained_cfg_overlay=dict(file=FILE)) "
+        f"or saccade evaluate classification/{variant}_in1k model.weights=FILE data.root=FOLDER"
+    )
+
+
 def check_fit(state: Mapping[str, Tensor], model: nn.Module, optional: Iterable[str] = ()) -> None:
     """Check that a state dict in our names fits the model, but for what timm adapts: the classifier and the first conv.
 
@@ -81,14 +89,16 @@ def check_fit(state: Mapping[str, Tensor], model: nn.Module, optional: Iterable[
         ValueError: keys are missing or unknown, or shapes differ; the message names them.
     """
     own = {key: tuple(value.shape) for key, value in model.state_dict().items()}
-    classifier, first_conv = "head.fc.", model.pretrained_cfg["first_conv"] + ".weight"
+    first_conv = model.pretrained_cfg["first_conv"] + ".weight"
+    classifiers = model.pretrained_cfg["classifier"]
+    classifiers = tuple(f"{path}." for path in ((classifiers,) if isinstance(classifiers, str) else classifiers))
     faults = {
-        "missing": [key for key in own if key not in state and not key.startswith((classifier, *optional))],
-        "unknown": [key for key in state if key not in own and not key.startswith(classifier)],
+        "missing": [key for key in own if key not in state and not key.startswith((*classifiers, *optional))],
+        "unknown": [key for key in state if key not in own and not key.startswith(classifiers)],
         "of another shape": [
             f"{key} {tuple(value.shape)} (here {own[key]})"
             for key, value in state.items()
-            if key in own and tuple(value.shape) != own[key] and not key.startswith((classifier, first_conv))
+            if key in own and tuple(value.shape) != own[key] and not key.startswith((*classifiers, first_conv))
         ],
     }
     text = [f"{len(keys)} {fault}: {_shorten(keys)}" for fault, keys in faults.items() if keys]

@@ -28,7 +28,7 @@ _cfg = partial(
 # Which files the folder holds is not said anywhere that could be read.
 _released = partial(
     _cfg,
-    notes=("fetch the file of this size from https://huggingface.co/aldjalkdf/MAViT/tree/main and load that file",),
+    notes=("fetch the file of this size from https://huggingface.co/aldjalkdf/MAViT/tree/main",),
 )
 
 default_cfgs = generate_default_cfgs(

@@ -48,8 +48,9 @@ class Pyramid(Backbone):
         stem: (in_chans, dim) -> module [B, in_chans, H, W] -> [B, h, w, dim], with an attribute `stride`.
         downsample: (in_dim, dim) -> module that halves a map.
         mixer: (stage, index, dim) -> token mixer of that block, or None for a block without one.
-        mlp: (stage, dim) -> MLP.
+        mlp: (stage, dim) -> MLP, or None for blocks without one.
         norm: dim -> norm of the blocks, one or one for each stage.
+        out_dims: channels that each stage ends with, where a family changes its last block after this; default `dims`.
         stage_norm: dim -> norm at the end of each stage, part of what flows on; None for none.
         final_norm: dim -> norm before the head; default `norm`, of the last stage.
         position: (stage, dim) -> module that adds positions to a map before the blocks of that stage; None for none.
@@ -78,8 +79,9 @@ class Pyramid(Backbone):
         stem: Callable[[int, int], nn.Module],
         downsample: Callable[[int, int], nn.Module],
         mixer: Callable[[int, int, int], nn.Module | None],
-        mlp: Callable[[int, int], nn.Module],
+        mlp: Callable[[int, int], nn.Module | None],
         norm: Norm | Sequence[Norm] = nn.LayerNorm,
+        out_dims: Sequence[int] | None = None,
         stage_norm: Norm | None = None,
         final_norm: Norm | None = None,
         position: Callable[[int, int], nn.Module] | None = None,
@@ -100,6 +102,7 @@ class Pyramid(Backbone):
             raise ValueError(f"dims={tuple(dims)} and depths={tuple(depths)} must be of one length")
         if output_stride != 32:
             raise ValueError(f"output_stride={output_stride} must be 32; choose among the strides with out_indices")
+        out_dims = dims if out_dims is None else out_dims
         self.stem = stem(in_chans, dims[0])
         drop_path = calculate_drop_path_rates(drop_path_rate, list(depths), stagewise=True)
         layer_scale, norm, post_norm = (to_ntuple(len(dims))(given) for given in (layer_scale, norm, post_norm))
@@ -120,16 +123,17 @@ class Pyramid(Backbone):
             ]
             stages.append(
                 Stage(
-                    downsample(dims[i - 1], dim) if i else nn.Identity(),
+                    downsample(out_dims[i - 1], dim) if i else nn.Identity(),
                     blocks,
-                    stage_norm(dim) if stage_norm else nn.Identity(),
+                    stage_norm(out_dims[i]) if stage_norm else nn.Identity(),
                     position(i, dim) if position else None,
                 )
             )
-            self.feature_info.append({"num_chs": dim, "reduction": self.stem.stride * 2**i, "module": f"stages.{i}"})
+            info = {"num_chs": out_dims[i], "reduction": self.stem.stride * 2**i, "module": f"stages.{i}"}
+            self.feature_info.append(info)
         self.stages = nn.Sequential(*stages)
-        self.out_norms = _out_norms(out_norms, dims, out_norm)
-        self.finish((final_norm or norm[-1])(dims[-1]), drop_rate)
+        self.out_norms = _out_norms(out_norms, out_dims, out_norm)
+        self.finish((final_norm or norm[-1])(out_dims[-1]), drop_rate)
 
     def intermediate(self, x: Tensor, index: int, norm: bool, *context: Any) -> Tensor:
         """Return stage `index`'s output through its own norm if it has one; the final norm fits the last stage only."""

@@ -5,6 +5,8 @@ from urllib.parse import urlsplit
 
 import torch
 
+from .checkpoint import how_to_load
+
 
 def is_share_link(url: str | None) -> bool:
     """Return whether an address ends in a folder, so that nothing downloads under the name of a file."""
@@ -30,7 +32,6 @@ def fetch(url: str, variant: str) -> str:
             page = url.split("?")[0]
             raise RuntimeError(
                 f"cannot download the weights of {variant} ({error}): open {page} in a browser, save the file, and "
-                f"load it with timm.create_model({variant!r}, pretrained=True, pretrained_cfg_overlay=dict(file=FILE)) "
-                f"or saccade evaluate classification/{variant}_in1k model.weights=FILE data.root=FOLDER"
+                f"{how_to_load(variant)}"
             ) from error
     return str(path)

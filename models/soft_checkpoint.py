@@ -36,7 +36,7 @@ OFFICIAL_NAMES = [
 
 def cfg(file: str = "", **kwargs: Any) -> dict[str, Any]:
     """Return a pretrained cfg; `file` is the identifier of a file whose page has no direct link, empty for none."""
-    page = f"fetch the file from {DRIVE.format(file)}, which is no direct link, and load it"
+    page = f"fetch the file from {DRIVE.format(file)}, which is no direct link"
     none = f"{ORIGIN} has released none; the recipe of this name makes them"
     settings = {
         "notes": (page if file else none,),

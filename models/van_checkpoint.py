@@ -64,7 +64,7 @@ def in22k_cfg(size: int = 224, **kwargs: Any) -> dict[str, Any]:
 
 def in_folder(file: str) -> tuple[str]:
     """Return the note on a file that can be fetched by hand only."""
-    return (f"fetch {file} from {FOLDER}, which has no direct links, and load that file",)
+    return (f"fetch {file} from {FOLDER}, which has no direct links",)
 
 
 def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[str, Tensor]:

@@ -67,6 +67,11 @@ def has_class_token(name):
     return getattr(build_meta(name), "output_fmt", None) == "NLC"
 
 
+def several(x):
+    """Return a tuple as it is and anything else as one: distilled models have two classifiers."""
+    return x if isinstance(x, tuple) else (x,)
+
+
 def as_map(features, size):
     """Return features as an NHWC map of that size, without the class token where there is one."""
     return features if features.dim() == 4 else features[:, 1:].unflatten(1, size)
@@ -108,7 +113,7 @@ def test_trains(name):
     model.set_grad_checkpointing(True)
     calls = []
     block = next(module for module in model.modules() if type(module).__name__ == "MixerBlock")
-    block.norm2.register_forward_pre_hook(lambda *_: calls.append(1))
+    block.before.register_forward_pre_hook(lambda *_: calls.append(1))
     again, recomputed = run_backward(model)
     assert len(calls) == 2
     torch.testing.assert_close(again, out)
@@ -126,7 +131,7 @@ def test_pretrained_cfgs(name):
     parameters = model.state_dict()
     assert timm.models.get_arch_pretrained_cfgs(name)
     for tag, cfg in timm.models.get_arch_pretrained_cfgs(name).items():
-        assert f"{cfg.classifier}.weight" in parameters
+        assert all(f"{classifier}.weight" in parameters for classifier in several(cfg.classifier))
         assert f"{cfg.first_conv}.weight" in parameters
         assert cfg.num_classes >= 0  # 0 where the released file has no classifier
         assert len(cfg.input_size) == 3
@@ -136,7 +141,8 @@ def test_pretrained_cfgs(name):
         assert tuple(as_map(features, cfg.pool_size).shape[1:3]) == cfg.pool_size
     cfg = model.pretrained_cfg
     assert cfg["num_classes"] > 0, "the default tag has a classifier"
-    assert model.get_classifier() is model.get_submodule(cfg["classifier"])
+    classifiers, paths = several(model.get_classifier()), several(cfg["classifier"])
+    assert all(found is model.get_submodule(path) for found, path in zip(classifiers, paths, strict=True))
     assert model.num_classes == cfg["num_classes"]
     assert model(image(cfg["input_size"][1:], batch=2, device="meta")).shape == (2, cfg["num_classes"])
 
@@ -173,7 +179,7 @@ def test_head(name):
     assert model.forward_head(features).shape == (2, 3)
     assert model.forward_head(features, pre_logits=True).shape == (2, model.head_hidden_size)
     model.reset_classifier(0, "max")
-    assert isinstance(model.get_classifier(), torch.nn.Identity)
+    assert all(isinstance(classifier, torch.nn.Identity) for classifier in several(model.get_classifier()))
     assert model.forward_head(features).shape == (2, model.head_hidden_size)
     model.reset_classifier(0, "")
     assert model.forward_head(features).shape == features.shape
@@ -268,7 +274,7 @@ def test_layer_decay(name):
     names = {id(p): key for key, p in model.named_parameters()}
     scales = {names[id(p)]: group["lr_scale"] for group in groups for p in group["params"]}
     assert scales.keys() == set(names.values())
-    assert scales["head.fc.weight"] == 1.0
+    assert {scales[f"{name}.weight"] for name in several(model.pretrained_cfg["classifier"])} == {1.0}
     stem = {scale for key, scale in scales.items() if key.startswith("stem.")}
     assert stem == {min(scales.values())}
     depth = sum(type(module).__name__ == "MixerBlock" for module in model.modules())
