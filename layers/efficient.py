@@ -12,7 +12,8 @@ class EfficientCore(AttentionCore):
     Args:
         grid, key_grid, num_prefix_tokens: without effect; nothing here depends on places.
         key_dim, value_dim: channels of queries and keys, and of values; `dim` by default.
-        normalization: "softmax", or "scaling" for queries and keys as they are, over the number of tokens.
+        normalization: "softmax", or "scaling" for queries and keys as they are, over the number of tokens; what comes
+            out then grows with the cube of what goes in.
 
     Raises:
         ValueError: `normalization` is another, or a width is no multiple of `num_heads`.

@@ -20,9 +20,9 @@ class PerformerCore(AttentionCore):
     """Linear attention of random features, whose expectation is softmax attention.
 
     The directions, which the heads share, are the buffer `projection_matrix` [features, D], drawn from torch's
-    generator. They stay as they are while a model trains or evaluates; with `redraws` new ones are drawn where training
-    goes on after an evaluation, hence never between a forward pass and its backward. The buffer `evaluated` remembers
-    that one took place.
+    generator. With `redraws` new ones are drawn where training goes on after an evaluation, hence never between a
+    forward pass and its backward; the buffer `evaluated` remembers that one took place. An average of weights over time
+    would then be of directions too, and of little use.
 
     Args:
         grid, key_grid, num_prefix_tokens: without effect; nothing here depends on places.
@@ -30,7 +30,7 @@ class PerformerCore(AttentionCore):
         kernel: "softmax"; "relu" for generalised attention; "none" for no random features, but softmax over channels
             and over tokens.
         equal_lengths: whether all directions have length D ** 0.5 instead of those of normal vectors.
-        redraws: whether directions are drawn again in training; `redraw` does it at any time.
+        redraws: whether directions are drawn again as training goes on; `redraw` does it at any time.
 
     Raises:
         ValueError: `kernel` is another, or `features` less than 1.
@@ -48,7 +48,7 @@ class PerformerCore(AttentionCore):
         features: int | None = None,
         kernel: str = "softmax",
         equal_lengths: bool = False,
-        redraws: bool = True,
+        redraws: bool = False,
     ):
         super().__init__(dim, num_heads)
         if kernel not in KERNELS:
@@ -59,11 +59,12 @@ class PerformerCore(AttentionCore):
             raise ValueError(f"features={features} must be at least 1")
         self.kernel = kernel
         self.equal_lengths = equal_lengths
-        self.redraws = redraws
         if kernel != "none":
             self.register_buffer("projection_matrix", torch.empty(features, width))
-            self.register_buffer("evaluated", torch.tensor(False))
             self.redraw()
+        self.redraws = redraws and kernel != "none"
+        if self.redraws:
+            self.register_buffer("evaluated", torch.tensor(False))
 
     @torch.no_grad()
     def redraw(self) -> None:
@@ -74,8 +75,8 @@ class PerformerCore(AttentionCore):
 
     def train(self, mode: bool = True) -> Self:
         super().train(mode)
-        if self.kernel != "none" and not self.projection_matrix.is_meta:
-            if mode and self.redraws and self.evaluated:
+        if self.redraws and not self.projection_matrix.is_meta:
+            if mode and self.evaluated:
                 self.redraw()
             self.evaluated.fill_(not mode)
         return self

@@ -25,10 +25,19 @@ class SimpleRMSNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         with autocast.off(x):
             wide = widen(x)
-            return (wide / (wide.square().mean(-1, keepdim=True).sqrt() + 1e-8)).to(x.dtype)
+            length = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
+            return (wide / (length * x.shape[-1] ** -0.5 + 1e-8)).to(x.dtype)
 
 
-NORMS = {"rms": lambda dim: SimpleRMSNorm(), "layer": nn.LayerNorm}
+class WideLayerNorm(nn.LayerNorm):
+    """LayerNorm in the dtype of its input, whatever that of its weights."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight, bias = (p.to(x.dtype) for p in (self.weight, self.bias))
+        return F.layer_norm(x, self.normalized_shape, weight, bias, self.eps)
+
+
+NORMS = {"rms": lambda dim: SimpleRMSNorm(), "layer": WideLayerNorm}
 
 
 class LearntRotation(nn.Module):
