@@ -90,6 +90,10 @@ class LightNetAttention(nn.Module):
         self.proj = nn.Linear(dim, dim)
         self.proj_drop = nn.Dropout(proj_drop)
 
+    def set_grid(self, grid: tuple[int, int]) -> None:
+        """Resample the core's tables for maps of size `grid` (H, W); it has none."""
+        self.core.set_grid(grid)
+
     def forward(self, x: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
         tokens, grid = (x.flatten(1, 2), x.shape[1:3]) if grid is None else (x, grid)
         q, k, v = self.qkv(tokens).chunk(3, -1)

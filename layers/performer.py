@@ -68,7 +68,9 @@ class PerformerCore(AttentionCore):
 
     @torch.no_grad()
     def redraw(self) -> None:
-        """Draw new directions."""
+        """Draw new directions, where there are any."""
+        if self.kernel == "none":
+            return
         matrix = self.projection_matrix
         drawn = random_directions(*matrix.shape, self.equal_lengths, matrix.device)
         self.projection_matrix = drawn.to(matrix.dtype)
