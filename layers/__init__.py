@@ -25,7 +25,7 @@ from .local_concentration import LocalConcentration
 from .mixers import MIXERS, build_mixer, check_mixer, mixer_parameters, register_mixer, takes_tokens
 from .mlp import Mlp
 from .neighborhood import NeighborhoodAttention
-from .norm import BatchNorm
+from .norm import BatchNorm, RMSNorm
 from .position import PositionTable, TokenPosition, resize_bias_table
 from .qkv import CORES, QKVMixer, QKVReducedMixer, build_core, build_qkv_mixer
 from .soft import SoftmaxFreeAttention

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from ..kernels.gated_linear import gated_linear_attention
 from ..kernels.precision import widen
+from .norm import RMSNorm
 
 NORMALIZER = 16.0
 """What the logarithms of gates are divided by: at its start a gate halves what is 16 tokens away."""
@@ -46,7 +47,7 @@ class GatedLinearAttention(nn.Module):
             raise ValueError(f"dim={dim} must be a multiple of 2 num_heads, num_heads={num_heads}")
         if gate_rank < 1:
             raise ValueError(f"gate_rank={gate_rank} must be at least 1")
-        norm = partial(nn.RMSNorm, dim // num_heads, eps=1e-6)
+        norm = partial(RMSNorm, dim // num_heads, eps=1e-6)
         self.num_heads = num_heads
         self.halve_in_eval = halve_in_eval
         self.conv = nn.Conv2d(dim, dim, 3, padding=1, groups=dim, bias=False)

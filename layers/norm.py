@@ -1,5 +1,6 @@
 """Norms for channels-last maps; torch.nn.LayerNorm is one already."""
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 
@@ -8,6 +9,13 @@ class BatchNorm(nn.BatchNorm2d):
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+
+
+class RMSNorm(nn.RMSNorm):
+    """Division by the root mean square of the last axes, then a gain, in the dtype of the input also under autocast."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
 
 
 class SyncBatchNorm(nn.SyncBatchNorm):

@@ -16,4 +16,5 @@ from . import (
     ravlt,
     soft,
     van,
+    vig,
 )
