@@ -7,7 +7,8 @@ from torch import Tensor
 def newton_inverse(matrix: Tensor, iterations: int = 20) -> Tensor:
     """Return approximate inverses of matrices [..., n, n], with 0.01 added to their diagonals.
 
-    The gradient is that of an exact inverse, not of the iteration, and it takes no memory for the steps.
+    The gradient is that of an exact inverse, not of the iteration, as in the released training; it takes no memory for
+    the steps.
 
     Source: SOFT, arXiv 2110.11945.
     """
