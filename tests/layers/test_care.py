@@ -11,7 +11,7 @@ from saccade.models.care_checkpoint import OFFICIAL_NAMES
 from saccade.models.checkpoint import rename
 
 from ..fill import GOLDENS, named_tensor, relative_error
-from ..official_modules import random
+from ..official_modules import assert_float64, float64_inputs
 
 CASES = json.loads((GOLDENS / "care_ops.json").read_text())["cases"]
 
@@ -28,15 +28,8 @@ def check(case, module, official, own):
         state[official + key] = value.flatten(1) if shape[2:] == [1, 1] else value
     state = {key.removeprefix(own): value for key, value in rename(state, OFFICIAL_NAMES).items()}
     module.double().eval().load_state_dict(state)
-    (given,) = case["inputs"]
-    x = random(given["shape"], given["seed"]).double().requires_grad_()
-    out = module(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-    assert list(out.shape) == case["output"]["shape"]
-    assert relative_error(out.detach().flatten()[:64], case["output"]["first64"]) < 1e-7
-    assert relative_error(out.detach().norm(), case["output"]["norm"]) < 1e-7
-    (out * random(case["output"]["shape"], case["cotangent_seed"]).double()).sum().backward()
-    assert relative_error(x.grad.flatten()[:32], case["grads"]["x"]["first32"]) < 1e-7
-    assert relative_error(x.grad.norm(), case["grads"]["x"]["norm"]) < 1e-7
+    inputs = float64_inputs(case)
+    assert_float64(case, inputs, module(inputs["x"].permute(0, 2, 3, 1)).permute(0, 3, 1, 2))
     norms = rename({official + key: norm for key, norm in case["param_grad_norms"].items()}, OFFICIAL_NAMES)
     parameters = {own + key: value for key, value in module.named_parameters()}
     assert norms.keys() == parameters.keys()
