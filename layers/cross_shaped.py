@@ -17,8 +17,9 @@ class CrossShapedAttention(nn.Module):
 
     One projection gives queries, keys and values. The first half of their channels, and of the heads, attends inside
     upright stripes of `stripe` columns, the second inside lying stripes of `stripe` rows; a last stripe that is
-    narrower holds what is left. Without stripes all channels attend in the whole map. To each half's output its values
-    are added, convolved depthwise inside the stripes (LePE), and an output projection follows.
+    narrower holds what is left. Of an odd number of heads, upright stripes get one more; a single head is halved.
+    Without stripes all channels attend in the whole map. To each half's output its values are added, convolved
+    depthwise inside the stripes (LePE), and an output projection follows.
 
     Called with a second map, which a block with this mixer takes for its own input before the norm, cores with
     `needs_mean` read that one's mean.
@@ -30,7 +31,7 @@ class CrossShapedAttention(nn.Module):
         options: the core's own.
 
     Raises:
-        ValueError: `stripe` is below 1, or there are stripes and an odd number of heads.
+        ValueError: `stripe` is below 1, or `dim` is no multiple of `num_heads`, of 2 where there is one head.
 
     Source: CSWin Transformer, arXiv 2107.00652, as FLatten, Agent and InLine build it. Theirs fail on stripes of
     focused linear and InLine attention; here the mean that InLine reads is always that of the whole map.
@@ -50,14 +51,18 @@ class CrossShapedAttention(nn.Module):
         **options: Any,
     ):
         super().__init__()
-        if stripe is not None and (stripe < 1 or num_heads % 2):
-            raise ValueError(f"stripe={stripe} must be at least 1, and num_heads={num_heads} even, or there are none")
+        if stripe is not None and stripe < 1:
+            raise ValueError(f"stripe={stripe} must be at least 1, or None for no stripes")
         axes = (None,) if stripe is None else (1, 0)
+        heads = max(num_heads, len(axes))
+        if num_heads < 1 or dim % heads:
+            raise ValueError(f"dim={dim} must be a multiple of num_heads={num_heads}, and of 2 where there are stripes")
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
         self.branches = nn.ModuleList()
-        for axis in axes:
+        for index, axis in enumerate(axes):
             extent = _window(to_2tuple(grid), axis, stripe)
-            attention = build_core(core, dim // len(axes), num_heads // len(axes), extent, **options)
+            share = (heads + 1 - index) // len(axes) if len(axes) > 1 else heads
+            attention = build_core(core, dim // heads * share, share, extent, **options)
             self.branches.append(StripeAttention(attention, axis, stripe))
         self.proj = nn.Linear(dim, dim)
         self.proj_drop = nn.Dropout(proj_drop)
@@ -68,13 +73,13 @@ class CrossShapedAttention(nn.Module):
             branch.core.set_grid(_window(grid, branch.axis, branch.stripe))
 
     def forward(self, x: Tensor, block_input: Tensor | None = None) -> Tensor:
-        count = len(self.branches)
-        means = [None] * count
+        widths = [branch.core.dim for branch in self.branches]
+        means = [None] * len(widths)
         if self.branches[0].core.needs_mean:
-            means = (x if block_input is None else block_input).mean((1, 2)).chunk(count, -1)
-        q, k, v = (part.chunk(count, -1) for part in project(self.qkv, x, [x.shape[-1]] * 3))
+            means = (x if block_input is None else block_input).mean((1, 2)).split(widths, -1)
+        q, k, v = (part.split(widths, -1) for part in project(self.qkv, x, [x.shape[-1]] * 3))
         out = [branch(*inputs) for branch, *inputs in zip(self.branches, q, k, v, means, strict=True)]
-        return self.proj_drop(self.proj(torch.cat(out, -1) if count > 1 else out[0]))
+        return self.proj_drop(self.proj(torch.cat(out, -1) if len(out) > 1 else out[0]))
 
 
 class StripeAttention(nn.Module):

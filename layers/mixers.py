@@ -81,9 +81,9 @@ def build_mixer(
     Raises:
         ValueError: no mixer has that name, or it has no such hyper-parameter.
     """
-    known = mixer_parameters(name, kwargs.get("core"))
-    mixer = MIXERS[name]
     offers = {**(offers or {}), **({} if num_heads is None else {"num_heads": num_heads})}
+    known = mixer_parameters(name, kwargs.get("core", offers.get("core")))
+    mixer = MIXERS[name]
     if known is not None:
         for key, value in kwargs.items():
             if key not in known:

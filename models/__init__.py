@@ -2,6 +2,7 @@
 
 from . import (
     agent,
+    any_mixer,
     care,
     flatten,
     focalnet,

@@ -57,7 +57,7 @@ def _agent(
             {"agent_num": number, "agent_grid": grid, "local": local}
             for number, grid in zip(agent_num, grids, strict=True)
         ]
-    return leaplab.build(host, variant, pretrained, kwargs, mixer="agent", mixer_options=options, **config)
+    return leaplab.build(host, variant, pretrained, kwargs, mixer="agent", mixer_kwargs=options, **config)
 
 
 default_cfgs = generate_default_cfgs(

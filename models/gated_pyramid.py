@@ -33,7 +33,7 @@ class GatedPyramid(Pyramid):
     Args:
         embed_dims, depths, num_heads: channels, blocks and attention heads of each stage.
         mixers: token mixer of each stage, by name.
-        mixer_options: what all of them are built with.
+        mixer_kwargs: what all of them are built with.
         mlp_ratio: hidden channels of the MLP over channels.
         mlp_positions: whether blocks have conditional positions before the MLP too.
         projection: channels of the projection before the head, the model's `num_features`.
@@ -51,7 +51,7 @@ class GatedPyramid(Pyramid):
         depths: Sequence[int],
         num_heads: Sequence[int],
         mixers: Sequence[str],
-        mixer_options: dict[str, Any] | None = None,
+        mixer_kwargs: dict[str, Any] | None = None,
         mlp_ratio: float = 3.5,
         mlp_positions: bool = False,
         projection: int = 1024,
@@ -69,7 +69,7 @@ class GatedPyramid(Pyramid):
                 in_chans, (dim // 2, dim // 2, dim // 2, dim), (2, 1, 1, 2), last_act=False, act=F.gelu
             ),
             downsample=partial(PatchDownsample, kernel=3, padding=1, norm=BatchNorm, ceil_mode=False),
-            mixer=lambda stage, index, dim: build_mixer(mixers[stage], dim, num_heads[stage], **(mixer_options or {})),
+            mixer=lambda stage, index, dim: build_mixer(mixers[stage], dim, num_heads[stage], **(mixer_kwargs or {})),
             mlp=lambda stage, dim: ResidualConvMLP(dim, int(dim * mlp_ratio)),
             norm=norm,
             final_norm=lambda dim: Projection(dim, projection),

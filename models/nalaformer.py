@@ -52,7 +52,7 @@ _XTINY = {"embed_dims": (32, 64, 128, 384), "depths": (2, 2, 2, 2), "num_heads":
 
 def _nalaformer(variant: str, pretrained: bool, kwargs: dict[str, Any], **config: Any) -> nn.Module:
     gate = {"gate": "silu", "normed": True}
-    config = {"mixers": _MIXERS, "mixer_options": gate, "mlp_positions": True, **config, **kwargs}
+    config = {"mixers": _MIXERS, "mixer_kwargs": gate, "mlp_positions": True, **config, **kwargs}
     return build_backbone(GatedPyramid, variant, pretrained, checkpoint_filter_fn, **config)
 
 

@@ -11,16 +11,16 @@ from typing import Any
 from timm.models import generate_default_cfgs, register_model
 from torch import nn
 
-from ..layers import ConvDownsample, ConvTokenizer, Mlp, PatchMerging, PatchStem, build_mixer
+from ..layers import ConvDownsample, ConvTokenizer, Mlp, PatchMerging, PatchStem
 from .backbone import build_backbone
+from .hosts.sized_pyramid import SizedPyramid
 from .nat_checkpoint import NAT_CHECKPOINTS, cfg, checkpoint_filter_fn, dinat_cfg
-from .pyramid import Pyramid
 
 Dilations = Sequence[Sequence[int]]
 
 
-class NAT(Pyramid):
-    """Pyramid whose mixers are neighborhood attention.
+class NAT(SizedPyramid):
+    """Pyramid whose mixers are neighborhood attention, or others in its place.
 
     Args:
         embed_dim: channels of the first stage; each stage has twice the one before.
@@ -29,15 +29,17 @@ class NAT(Pyramid):
         dilations: dilation of each block, one sequence for each stage; default all 1.
         mlp_ratio: hidden channels of the MLP over channels.
         layer_scale: initial layer scale, or None.
-        rel_pos_bias, qkv_bias: whether attention has these biases.
+        rel_pos_bias: whether attention has this bias.
         stem, downsample: builders, as `Pyramid` takes them.
-        kwargs: the rest of `Pyramid`'s arguments, e.g. `out_norms`, `drop_path_rate`, `in_chans`.
+        mixer: name of the mixer, one or one for each stage. `window`, `dilations` and `rel_pos_bias` are neighborhood
+            attention's; the hyper-parameters of others are `mixer_kwargs`.
+        kwargs: the rest of `SizedPyramid`'s arguments, e.g. `mixer_kwargs`, `out_norms`, `drop_path_rate`, `in_chans`.
 
     The official detection and segmentation backbones are `features_only=True, out_norms=True` with their own
     `dilations` (Mask2Former: also `window=11`); they load the downstream checkpoints, or a classifier to train from.
 
     Raises:
-        ValueError: `dilations` does not match `depths`.
+        ValueError: `dilations` or `num_heads` does not match `depths`, or no mixer has that name or hyper-parameter.
     """
 
     def __init__(
@@ -50,8 +52,8 @@ class NAT(Pyramid):
         dilations: Dilations | None = None,
         layer_scale: float | None = None,
         rel_pos_bias: bool = True,
-        qkv_bias: bool = True,
         proj_drop_rate: float = 0.0,
+        mixer: str | Sequence[str] = "na",
         stem: Callable[[int, int], nn.Module] = ConvTokenizer,
         downsample: Callable[[int, int], nn.Module] = ConvDownsample,
         **kwargs: Any,
@@ -60,25 +62,20 @@ class NAT(Pyramid):
         if [len(stage) for stage in dilations] != list(depths):
             raise ValueError(f"dilations={dilations} must name one for each block of stages of {tuple(depths)}")
 
-        def mixer(stage: int, index: int, dim: int) -> nn.Module:
-            return build_mixer(
-                "na",
-                dim,
-                num_heads[stage],
-                window=window,
-                dilation=dilations[stage][index],
-                rel_pos_bias=rel_pos_bias,
-                qkv_bias=qkv_bias,
-                proj_drop=proj_drop_rate,
-            )
+        def specify(stage: int, index: int, name: str) -> tuple[str, dict[str, Any]]:
+            neighborhood = {"window": window, "dilation": dilations[stage][index], "rel_pos_bias": rel_pos_bias}
+            return name, neighborhood if name in ("na", "dina") else {}
 
         super().__init__(
+            mixer,
+            specify,
+            depths,
+            num_heads,
             dims=[embed_dim * 2**i for i in range(len(depths))],
-            depths=depths,
             stem=stem,
             downsample=downsample,
-            mixer=mixer,
             mlp=lambda stage, dim: Mlp(dim, int(dim * mlp_ratio), drop=proj_drop_rate),
+            proj_drop_rate=proj_drop_rate,
             layer_scale=layer_scale,
             **kwargs,
         )
@@ -170,7 +167,7 @@ _LARGE_S = {**_SMALL_S, "embed_dim": 192, "num_heads": (6, 12, 24, 48), "drop_pa
 @register_model
 def nat_nano(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """NAT of under a million parameters, for tests and the quickstart; not from the paper."""
-    config = {"embed_dim": 16, "depths": (2, 2, 4, 2), "num_heads": (1, 2, 4, 8), "mlp_ratio": 2}
+    config = {"embed_dim": 16, "depths": (2, 2, 4, 2), "num_heads": (1, 2, 4, 8), "mlp_ratio": 2, "img_size": 32}
     return _nat("nat_nano", pretrained, kwargs, **config)
 
 

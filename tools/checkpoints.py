@@ -99,6 +99,8 @@ def table() -> str:
             for tagged, cfg in get_arch_pretrained_cfgs(name).items()
             if cfg.has_weights or cfg.notes
         ]
+        if not rows:
+            continue
         title = family.__doc__.splitlines()[0].rstrip(".")
         parts.append("\n".join([f"## {title}\n", f"| {' | '.join(COLUMNS)} |", f"|{rule}|", *rows, ""]))
     return "\n".join(parts)

@@ -10,7 +10,7 @@ from typing import Any
 
 from timm.layers import to_2tuple
 
-from ...layers import Mlp, PatchDownsample, PatchStem
+from ...layers import CORES, Mlp, PatchDownsample, PatchStem
 from .sized_pyramid import SizedPyramid, check_of_each_stage
 
 TINY = {"depths": (2, 4, 18, 1), "num_heads": (2, 4, 8, 16), "drop_path_rate": 0.2}
@@ -33,6 +33,8 @@ OFFICIAL_NAMES = [
 
 class CSwin(SizedPyramid):
     """Pyramid of CSwin, whose mixer is an attention core; the last stripes of a map may be narrower than the others.
+
+    A mixer that is no core stands as it is, without stripes and the convolution of the values.
 
     Args:
         embed_dim: channels of the first stage, doubled from each to the next.
@@ -58,8 +60,9 @@ class CSwin(SizedPyramid):
     ):
         check_of_each_stage(depths, stripes=stripes, mixer_stripes=mixer_stripes)
 
-        def specify(stage: int, index: int, name: str, new: bool) -> tuple[str, dict[str, Any]]:
-            return "cross_shaped", {"core": name, "stripe": (mixer_stripes if new else stripes)[stage]}
+        def specify(stage: int, index: int, name: str) -> tuple[str, dict[str, Any]]:
+            stripe = (stripes if name == "softmax" else mixer_stripes)[stage]
+            return ("cross_shaped", {"core": name, "stripe": stripe}) if name in CORES else (name, {})
 
         super().__init__(
             mixer,

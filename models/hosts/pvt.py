@@ -58,8 +58,8 @@ class PVT(SizedPyramid):
     ):
         check_of_each_stage(depths, mlp_ratios=mlp_ratios, sr_ratios=sr_ratios, mixer_sr_ratios=mixer_sr_ratios)
 
-        def specify(stage: int, index: int, name: str, new: bool) -> tuple[str, dict[str, Any]]:
-            return name, {"sr_ratio": (mixer_sr_ratios if new else sr_ratios)[stage]}
+        def specify(stage: int, index: int, name: str) -> tuple[str, dict[str, Any]]:
+            return name, {"sr_ratio": (sr_ratios if name == "softmax" else mixer_sr_ratios)[stage]}
 
         super().__init__(
             mixer,

@@ -6,11 +6,11 @@ from typing import Any
 from timm.layers import to_2tuple
 from torch import nn
 
-from ...layers import build_mixer
+from ...layers import build_mixer, check_mixer
 from ..pyramid import Pyramid
 from .letters import mixers_of_blocks, of_each_stage
 
-Specify = Callable[[int, int, str, bool], tuple[str, dict[str, Any]]]
+Specify = Callable[[int, int, str], tuple[str, dict[str, Any]]]
 
 
 class SizedPyramid(Pyramid):
@@ -19,26 +19,26 @@ class SizedPyramid(Pyramid):
     Other sizes work: tables of positions are resampled for them, at each call, or for good by `set_input_size`.
 
     Args:
-        mixer: name of the mixer in the blocks whose letter asks for it.
-        specify: (stage, index, name, whether that is `mixer`) -> the entry of `MIXERS` that does it in this body, and
-            what the body offers it.
+        mixer: name of the mixer in the blocks whose letter asks for it, one or one for each stage.
+        specify: (stage, index, name) -> the entry of `MIXERS` that does it in this body, and what the body offers it;
+            "softmax" stands for the attention that the body is published with.
         depths, num_heads: blocks and heads of each stage.
         attn_type: one letter a stage, as `mixers_of_blocks` reads them; default the mixer everywhere.
-        mixer_options: what else the mixer is built with, one mapping for each stage or for all.
+        mixer_kwargs: hyper-parameters of the mixer, one mapping for each stage or for all.
         kwargs: the rest of `Pyramid`'s arguments, e.g. `drop_path_rate`, `in_chans`, `out_norms`.
 
     Raises:
-        ValueError: arguments of stages do not match `depths`.
+        ValueError: arguments of stages do not match `depths`, or no mixer has that name or such a hyper-parameter.
     """
 
     def __init__(
         self,
-        mixer: str,
+        mixer: str | Sequence[str],
         specify: Specify,
         depths: Sequence[int],
         num_heads: Sequence[int],
         attn_type: str = "",
-        mixer_options: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
+        mixer_kwargs: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
         qkv_bias: bool = True,
         proj_drop_rate: float = 0.0,
         img_size: int | tuple[int, int] = 224,
@@ -46,15 +46,23 @@ class SizedPyramid(Pyramid):
     ):
         check_of_each_stage(depths, num_heads=num_heads)
         stages = len(depths)
-        names = mixers_of_blocks(attn_type or "L" * stages, depths, mixer)
-        options = of_each_stage(mixer_options, stages)
+        mixers = of_each_stage("mixer", mixer, str, stages)
+        for name in mixers:
+            check_mixer(name)
+        names = mixers_of_blocks(attn_type or "L" * stages, depths, mixers)
+        options = of_each_stage("mixer_kwargs", mixer_kwargs or {}, Mapping, stages)
         grids = self.grids(img_size, stages)
 
         def build(stage: int, index: int, dim: int) -> nn.Module:
-            new = names[stage][index] == mixer
-            name, offers = specify(stage, index, names[stage][index], new)
-            offers = {"grid": grids[stage], "qkv_bias": qkv_bias, "proj_drop": proj_drop_rate, **offers}
-            return build_mixer(name, dim, num_heads[stage], offers, **(options[stage] if new else {}))
+            new = names[stage][index] == mixers[stage]
+            name, offers = specify(stage, index, names[stage][index])
+            general = {
+                "num_heads": num_heads[stage],
+                "grid": grids[stage],
+                "qkv_bias": qkv_bias,
+                "proj_drop": proj_drop_rate,
+            }
+            return build_mixer(name, dim, offers=general | offers, **(options[stage] if new else {}))
 
         super().__init__(depths=depths, mixer=build, **kwargs)
 

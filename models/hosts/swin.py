@@ -59,9 +59,9 @@ class Swin(SizedPyramid):
     ):
         fit = not out_norms if fit is None else fit
 
-        def specify(stage: int, index: int, name: str, new: bool) -> tuple[str, dict[str, Any]]:
+        def specify(stage: int, index: int, name: str) -> tuple[str, dict[str, Any]]:
             windows = {"window": window, "shift": index % 2 == 1, "fit": fit}
-            return (name, {}) if new else ("window", windows)
+            return ("window", windows) if name in ("softmax", "window") else (name, {})
 
         super().__init__(
             mixer,

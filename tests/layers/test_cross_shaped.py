@@ -146,11 +146,22 @@ def test_mean_of_the_block_input():
         assert torch.equal(mixer(x, other), mixer(x)) == (core != "inline")
 
 
+@pytest.mark.parametrize(("num_heads", "heads"), [(1, [1, 1]), (3, [2, 1]), (5, [3, 2]), (6, [3, 3])])
+def test_odd_numbers_of_heads(num_heads, heads):
+    """Heads keep their width, but for a single one; the stripes see all channels between them."""
+    mixer = CrossShapedAttention(60, num_heads, "inline", stripe=2, grid=4)
+    assert [branch.core.num_heads for branch in mixer.branches] == heads
+    widths = [branch.core.dim // branch.core.num_heads for branch in mixer.branches]
+    assert widths == [60 // sum(heads)] * 2
+    assert mixer(torch.randn(2, 5, 4, 60)).shape == (2, 5, 4, 60)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ({"stripe": 0}, "stripe=0 must be at least 1"),
-        ({"num_heads": 1}, "num_heads=1 even"),
+        ({"num_heads": 3}, "dim=8 must be a multiple of num_heads=3, and of 2"),
+        ({"dim": 9, "num_heads": 1}, "dim=9 must be a multiple of num_heads=1, and of 2"),
         ({"core": "nope"}, "core 'nope' is unknown"),
     ],
 )

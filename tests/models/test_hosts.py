@@ -22,7 +22,7 @@ from saccade.models.hosts.swin import Swin
 from saccade.models.leaplab import checkpoint_filter_fn
 
 SMALL = {"embed_dims": (8, 16, 20, 32), "depths": (1, 2, 1, 1), "num_heads": (1, 2, 5, 8)}
-CFG = {"first_conv": "stem.conv"}
+CFG = {"first_conv": "stem.conv", "classifier": "head.fc"}
 PVT_V2_NAMES = [
     (r"^patch_embed\.", "stem."),
     (r"^(stem|stages\.\d\.downsample)\.proj\.", r"\1.conv."),
@@ -106,14 +106,14 @@ def test_swin_is_timms():
     ],
 )
 def test_letters(letters, expected):
-    found = mixers_of_blocks(letters, (2, 3, 3, 1), "mixer")
+    found = mixers_of_blocks(letters, (2, 3, 3, 1), ["mixer"] * 4)
     assert ["".join(name[0] for name in stage) for stage in found] == expected
 
 
 @pytest.mark.parametrize("letters", ["", "LLS", "LLSX", "AAMB", "2AMB", "LLSSL"])
 def test_bad_letters(letters):
     with pytest.raises(ValueError, match=f"attn_type='{letters}' must be 4 letters"):
-        mixers_of_blocks(letters, (2, 2, 6, 2), "mixer")
+        mixers_of_blocks(letters, (2, 2, 6, 2), ["mixer"] * 4)
 
 
 def test_stages_may_have_other_mixers():
@@ -131,7 +131,7 @@ def test_stages_may_have_other_mixers():
 def test_swin_of_mixed_stages():
     """Blocks of the mixer see the whole map; of those with windows, every other block of the stage shifts them."""
     model = Swin(
-        "agent", attn_type="AAMB2", depths=(2, 2, 5, 2), embed_dim=12, window=4, mixer_options={"agent_num": 9}
+        "agent", attn_type="AAMB2", depths=(2, 2, 5, 2), embed_dim=12, window=4, mixer_kwargs={"agent_num": 9}
     )
     mixers = [[block.mixer for block in stage.blocks] for stage in model.stages]
     of_windows = [[isinstance(mixer, WindowAttention) for mixer in stage] for stage in mixers]
@@ -183,7 +183,7 @@ def test_cswin_carries_any_core(mixer):
     [
         ({"num_heads": (1, 2, 5)}, r"num_heads=\(1, 2, 5\) must be one for each stage of depths=\(2, 2, 2, 2\)"),
         ({"attn_type": "AAB"}, "attn_type='AAB' must be 4 letters"),
-        ({"mixer_options": [{}, {}]}, "mixer_options=.* must be one mapping, or one for each of 4 stages"),
+        ({"mixer_kwargs": [{}, {}]}, "mixer_kwargs=.* must be one mapping, or a sequence of one for each of 4 stages"),
     ],
 )
 def test_bad_options_of_stages(options, message):
