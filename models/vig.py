@@ -133,7 +133,7 @@ class ViGH(Pyramid):
 
 default_cfgs = generate_default_cfgs(
     {
-        "vigla_nano.untrained": cfg(size=32, reduction=4, crop_pct=1.0),
+        "vigla_nano.untrained": cfg(size=32, reduction=8, crop_pct=1.0),
         "vigla_tiny.hustvl_in1k": cfg(
             "vig_t_77p2acc.pth", "a1eb2901db2331df033d3d6f8f20fb6d0561287f4972d98fc293c746cc70bfbb", reduction=16
         ),
@@ -176,8 +176,8 @@ def _build(cls: type[ViG | ViGH], variant: str, pretrained: bool, kwargs: dict[s
 
 @register_model
 def vigla_nano(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """ViG of under a million parameters and patches of 4, for tests and the quickstart; not from the paper."""
-    config = {"dim": 64, "num_heads": 4, "patch_size": 4, "mlp_multiple": 32, "img_size": 32}
+    """ViG of under a million parameters and patches of 8, for tests and the quickstart; not from the paper."""
+    config = {"dim": 64, "num_heads": 4, "patch_size": 8, "mlp_multiple": 32, "img_size": 32}
     return _build(ViG, "vigla_nano", pretrained, kwargs, **config)
 
 

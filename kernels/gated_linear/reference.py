@@ -128,6 +128,13 @@ def _own_weights(queries: Tensor, keys: Tensor, scans: int) -> Tensor:
     return weights
 
 
+def _product(a: Tensor, b: Tensor) -> Tensor:
+    """Return the product of matrices; of single numbers or rows, in one pass."""
+    if a.shape[-2] > 1:
+        return a @ b
+    return a * b if a.shape[-1] == 1 else (a * b.mT).sum(-1, keepdim=True)
+
+
 def _add_product(out: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """Add a product of matrices [B, heads, chunks, ., .] to `out`, in place."""
     out.flatten(0, 2).baddbmm_(a.flatten(0, 2), b.flatten(0, 2))
@@ -140,7 +147,7 @@ def _weigh(
     """Fill in the weights between halves of `size`; return the late queries and the early keys, decayed."""
     late = _halves(queries, size, reverse)[1] * _halves(upto, size, reverse)[1]
     early = _halves(keys, size, reverse)[0] * _halves(after, size, reverse)[0]
-    _corners(weights, size, reverse).copy_(late @ early.mT)
+    _corners(weights, size, reverse).copy_(_product(late, early.mT))
     return late, early
 
 
@@ -176,7 +183,7 @@ def backward(
                 break
             late, early = _weigh(weights, queries, keys, size, upto, after, reverse)
             corners = _corners(dweights, size, reverse)
-            dlate, dearly = corners @ early, corners.mT @ late
+            dlate, dearly = _product(corners, early), _product(corners.mT, late)
             _add(dgate, dlate * late, dearly * early, size, reverse)
             _halves(dqueries, size, reverse)[1].addcmul_(dlate, _halves(upto, size, reverse)[1])
             _halves(dkeys, size, reverse)[0].addcmul_(dearly, _halves(after, size, reverse)[0])
@@ -205,6 +212,8 @@ def _add(dgate: Tensor, of_late: Tensor, of_early: Tensor, size: int, reverse: b
 
 def _spread(x: Tensor, reverse: bool, itself: bool) -> Tensor:
     """Return, at each of [..., tokens, D], the sum of what a scan meets from there on; `itself` counts it too."""
+    if x.shape[-2] == 1:
+        return x if itself else torch.zeros_like(x)
     ones = torch.ones(x.shape[-2], x.shape[-2], dtype=x.dtype, device=x.device)
     after = ones.triu(0 if itself else 1)
     return (after.mT if reverse else after) @ x
