@@ -2,6 +2,7 @@
 
 import torch
 import torch.nn.functional as F
+from timm.layers import to_2tuple
 from torch import Tensor, nn
 
 from ..kernels import autocast
@@ -20,7 +21,8 @@ class SoftmaxFreeAttention(nn.Module):
 
     Args:
         dim: channels C, a multiple of `num_heads`.
-        ratio: extent of the patches: n = (H // ratio) (W // ratio).
+        ratio: extent of the patches: n = (H // ratio) (W // ratio). By default that which leaves at most 7 x 7 of a map
+            of size `grid` (H, W), as SOFT has at 224 pixels; 2 without a grid.
         kernel_size: odd extent of the convolution of v, or None for none.
         normalized: D A^+ D instead of A^+, with D the row sums of A to the power of -1/2, as in SOFT++; what becomes of
             an image then depends a little on the batch.
@@ -36,15 +38,18 @@ class SoftmaxFreeAttention(nn.Module):
         self,
         dim: int,
         num_heads: int,
-        ratio: int = 2,
+        ratio: int | None = None,
         kernel_size: int | None = 3,
         normalized: bool = False,
         iterations: int = 20,
         proj_drop: float = 0.0,
+        grid: int | tuple[int, int] | None = None,
     ):
         super().__init__()
         if num_heads < 1 or dim % num_heads:
             raise ValueError(f"dim={dim} must be a multiple of num_heads={num_heads}")
+        if ratio is None:
+            ratio = 2 if grid is None else -(-max(to_2tuple(grid)) // 7)
         if ratio < 1:
             raise ValueError(f"ratio={ratio} must be at least 1")
         if kernel_size is not None and kernel_size % 2 == 0:

@@ -10,6 +10,7 @@ from functools import cache
 from itertools import groupby
 from pathlib import Path, PurePosixPath
 from types import ModuleType
+from typing import Any
 from urllib.parse import urlsplit
 
 import timm
@@ -40,10 +41,10 @@ COLUMNS = ("weights", "params", "MACs", "input", "top-1", "file", "licence", "ve
 
 
 @cache
-def measure(name: str, input_size: tuple[int, int, int], num_classes: int) -> tuple[int, int]:
-    """Return a model's parameters and multiply-adds, counted on the meta device."""
+def measure(name: str, input_size: tuple[int, int, int], num_classes: int, **options: Any) -> tuple[int, int]:
+    """Return the parameters and multiply-adds of a model built with `options`, counted on the meta device."""
     with torch.device("meta"):
-        model = timm.create_model(name, num_classes=num_classes).eval()
+        model = timm.create_model(name, num_classes=num_classes, **options).eval()
         image = torch.empty(1, *input_size)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         model(image)

@@ -10,6 +10,8 @@ VERBS = {
     "predict": "draw boxes, masks and maps onto pictures",
     "data": "make a data set that needs no download",
     "list": "the models, or the recipes",
+    "mixers": "parameters, multiply-adds and latency of every mixer in one body",
+    "report": "one table of several runs, such as those of a sweep",
     "benchmark": "times of our operators and models beside the alternatives",
     "checkpoints": "write checkpoints.md, the table of released weights",
 }
@@ -31,7 +33,8 @@ examples
   saccade train resume=auto                         go on with the newest run of the recipe, bit for bit on a CPU
   saccade train run.dir=runs/mine resume=auto       start it, or go on with it: the form for job queues
   saccade train --cfg job                           print the composed recipe and stop
-  saccade train --multirun optimizer.lr=1e-3,5e-4   one run per value
+  saccade train --multirun optimizer.lr=1e-3,5e-4   one run per value; saccade report tells them in one table
+  saccade train model.mixer=agent                   NAT-Nano with another token mixer in the place of its own
   saccade train ... --multirun hydra/launcher=submitit_slurm hydra.launcher.tasks_per_node=8
                 hydra.launcher.gpus_per_node=8      the same on SLURM (pip install 'saccade[slurm]')
 
@@ -42,6 +45,7 @@ main keys (--cfg job shows all; data, model, augment and schedule here are class
   batch_size            images per update over all processes; each process's share is split further if it exceeds
                         runtime.max_batch_per_process, and the gradients accumulate
   model.name            a timm name; also model.pretrained, .weights (a file), .drop_path_rate, .kwargs
+  model.mixer           a token mixer by name, in pyramid_*, any_*, nat_*; its hyper-parameters: +model.mixer_kwargs.x=1
   data                  digits, or folder: data.root with train/ and val/, a folder per class; data.workers, .input_size
   augment               light, imagenet or finetune; augment.mixup, .cutmix, .auto_augment, .erase_prob, ...
   optimizer             adamw or sgd; optimizer.name (any of timm's), .lr, .weight_decay, .layer_decay, .clip,
@@ -119,6 +123,28 @@ examples
   saccade list 'dinat_s_*' --pretrained
   saccade list recipes"""
 
+_MIXERS = """\
+usage: saccade mixers [body=pyramid_tiny] [size=224] [batch=1] [repeats=5]
+
+Builds a body once with every token mixer there is and prints, for each, its parameters, the multiply-adds of one image
+(as torch.utils.flop_counter counts them) and the time of a forward pass of the batch on this CPU, in float32. A mixer
+that fails is told so in its row. BODY is a model that carries any mixer: pyramid_*, any_*, nat_* and dinat_*.
+
+examples
+  saccade mixers
+  saccade mixers body=any_swin_tiny batch=8
+  saccade mixers body=pyramid_nano size=32"""
+
+_REPORT = """\
+usage: saccade report FOLDER
+
+Prints a Markdown table of the classification runs below FOLDER: the settings in which they differ, parameters, top-1 of
+the last and of the best epoch, and training time.
+
+examples
+  saccade train --multirun model.name=pyramid_nano model.mixer=na,agent,focal
+  saccade report runs/classification/quickstart/sweep_2026-01-31_12-00-00"""
+
 _BENCHMARK = """\
 usage: saccade benchmark kernels [op=neighborhood] [out=DIR]
        saccade benchmark models [names=A,B] [size=PIXELS] [mode=reduce-overhead|default] [out=DIR]
@@ -158,6 +184,8 @@ def verb_help(verb: str) -> str:
         "predict": _PREDICT,
         "data": _DATA,
         "list": _LIST,
+        "mixers": _MIXERS,
+        "report": _REPORT,
         "benchmark": _BENCHMARK,
         "checkpoints": _CHECKPOINTS,
     }[verb]

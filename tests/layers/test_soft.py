@@ -65,6 +65,14 @@ def test_any_size(size, normalized):
     assert x.grad.isfinite().all()
 
 
+def test_landmarks_are_few():
+    """Unless told, at most 7 x 7 of the map that a body says it has."""
+    ratios = {grid: build_mixer("soft", 16, 2, {"grid": grid}).ratio for grid in ((56, 56), (28, 20), 14, 7, (1, 1))}
+    assert list(ratios.values()) == [8, 4, 2, 1, 1]
+    assert build_mixer("soft", 16, 2, {"grid": (56, 56)}, ratio=4).ratio == 4
+    assert build_mixer("soft", 16, 2).ratio == 2
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from mmengine.config import Config
 
+from ..engine.modeling import mixer_options
 from ..errors import UserError
 from .backbone import Backbone
 from .settings import Data, Model, Optimizer, Schedule, Settings
@@ -114,6 +115,7 @@ def backbone_config(model: Model) -> dict[str, Any]:
         "with_cp": model.grad_checkpointing,
         "norm_eval": model.norm_eval,
         "sync_norms": model.sync_norms,
+        **mixer_options(model),
         **model.kwargs,
     }
 

@@ -62,7 +62,7 @@ class DenseTrainer:
                             path.rmdir()
                 raise
             if processes.main:
-                record_start(run, start, config, processes.size, resumed)
+                record_start(run, start, config, runner.plain_model, processes.size, resumed)
             console.keep(run / LOG)
             console.print(self.describe(runner))
             if resumed:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from omegaconf import DictConfig
@@ -26,6 +26,8 @@ class Model:
     norm_eval: bool  # keep batch norms in evaluation mode
     sync_norms: bool  # batch norms over the images of all GPUs
     kwargs: dict[str, Any]  # passed on to timm.create_model
+    mixer: Any = None  # a token mixer by name, or one for each stage, for models that carry any
+    mixer_kwargs: Any = field(default_factory=dict)  # its hyper-parameters, of all stages or of each
 
 
 @dataclass

@@ -115,7 +115,7 @@ class Trainer:
         self.run, self.recipe = run, start.recipe
         self.loggers = []
         if self.processes.main:
-            record_start(run, start, config, self.processes.size, resumed)
+            record_start(run, start, config, self.model, self.processes.size, resumed)
             self.loggers = open_loggers(self.settings.logger, run, start.recipe, config, self.progress.epoch)
             self.console.keep(run / "log.txt")
         self.console.print(self.describe())

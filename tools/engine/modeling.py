@@ -13,9 +13,12 @@ from safetensors.torch import load
 from timm.data import resolve_data_config
 from timm.models import get_pretrained_cfg, is_model, split_model_name_tag
 
-from ..errors import UserError, unknown
+from ... import list_models
+from ...layers import MIXERS
+from ..errors import UserError, check_choice, unknown
 
 if TYPE_CHECKING:
+    from ..dense.settings import Model as Backbone
     from .settings import Data, Model
 
 
@@ -43,6 +46,7 @@ def create_model(model: Model, num_classes: int | None) -> torch.nn.Module:
         UserError: unknown model or tag, arguments it does not take, weights that cannot be had or do not fit.
     """
     check_model_name(model.name)
+    options = mixer_options(model)
     overlay, made_for = _weights_source(model)
     try:
         created = timm.create_model(
@@ -52,6 +56,7 @@ def create_model(model: Model, num_classes: int | None) -> torch.nn.Module:
             num_classes=made_for or num_classes,
             drop_rate=model.drop_rate,
             drop_path_rate=model.drop_path_rate,
+            **options,
             **model.kwargs,
         )
     except (TypeError, ValueError, AssertionError, RuntimeError, OSError, SafetensorError, UnpicklingError) as error:
@@ -61,11 +66,43 @@ def create_model(model: Model, num_classes: int | None) -> torch.nn.Module:
                 f"model.name={model.name} cannot load {source}: {brief(error.__cause__ or error)}"
             ) from error
         if isinstance(error, (TypeError, ValueError, AssertionError)):
-            raise UserError(f"model.name={model.name}, model.kwargs={model.kwargs}: {brief(error)}") from error
+            told = "".join(f", model.{key}={value}" for key, value in (options | {"kwargs": model.kwargs}).items())
+            raise UserError(f"model.name={model.name}{told}: {brief(error)}") from error
         raise
     if num_classes is not None and num_classes != created.num_classes:
         created.reset_classifier(num_classes)
     return created
+
+
+def mixer_options(model: Model | Backbone) -> dict[str, Any]:
+    """What a recipe's mixer is to `timm.create_model`; nothing where it names none.
+
+    Errors:
+        UserError: no mixer has that name, or the model takes none.
+    """
+    told = {"mixer": model.mixer, "mixer_kwargs": model.mixer_kwargs}
+    options = {key: value for key, value in told.items() if value}
+    if not options:
+        return options
+    for mixer in [model.mixer] if isinstance(model.mixer, str) else model.mixer or []:
+        check_choice("model.mixer", str(mixer), MIXERS)
+    check_carries_mixers(model.name)
+    return options
+
+
+def check_carries_mixers(name: str) -> None:
+    """Raise unless a model can be given any mixer; the message names those that can."""
+    check_model_name(name)
+    try:
+        with torch.device("meta"):
+            timm.create_model(name, mixer="softmax", mixer_kwargs={})
+    except TypeError as error:
+        if "mixer" not in str(error):
+            raise
+        some = ", ".join(list_models(["pyramid_*", "any_*"]))
+        raise UserError(
+            f"{name} takes no mixer, it has its own; those that do are {some} and NAT's and DiNAT's pyramids"
+        ) from error
 
 
 def _weights_source(model: Model) -> tuple[dict[str, Any] | None, int | None]:

@@ -132,7 +132,7 @@ def recipe_of(run: Path) -> str | None:
 
 def check_unchanged(run: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
     """Raise if a continued run is asked for something that would make it another run."""
-    old, new = _flatten(before), _flatten(now)
+    old, new = flatten(before), flatten(now)
     for key in sorted(old.keys() | new.keys()):
         if old.get(key) != new.get(key) and not key.startswith(FREE):
             raise UserError(
@@ -141,10 +141,11 @@ def check_unchanged(run: Path, before: dict[str, Any], now: dict[str, Any]) -> N
             )
 
 
-def _flatten(node: Any, prefix: str = "") -> dict[str, Any]:
+def flatten(node: Any, prefix: str = "") -> dict[str, Any]:
+    """Settings in one level, by dotted keys."""
     if not isinstance(node, dict) or not node:
         return {prefix: node}
-    return {key: value for name, child in node.items() for key, value in _flatten(child, _join(prefix, name)).items()}
+    return {key: value for name, child in node.items() for key, value in flatten(child, _join(prefix, name)).items()}
 
 
 def _join(prefix: str, name: Any) -> str:
@@ -159,7 +160,9 @@ class Start:
     command: list[str]
 
 
-def record_start(run: Path, start: Start, config: dict[str, Any], processes: int, resumed: Checkpoint | None) -> None:
+def record_start(
+    run: Path, start: Start, config: dict[str, Any], model: torch.nn.Module, processes: int, resumed: Checkpoint | None
+) -> None:
     """Create the run directory with its resolved configuration, and add this start to the record of environments."""
     run.mkdir(parents=True, exist_ok=True)
     text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
@@ -171,6 +174,7 @@ def record_start(run: Path, start: Start, config: dict[str, Any], processes: int
             "time": datetime.now().astimezone().isoformat(timespec="seconds"),
             "command": start.command,
             "recipe": start.recipe,
+            "parameters": sum(parameter.numel() for parameter in model.parameters()),
             "resumed_from": str(resumed.path) if resumed else None,
             "git_revision": _git_revision(),
             "processes": processes,

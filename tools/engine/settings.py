@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
@@ -40,6 +40,8 @@ class Model:
     drop_rate: float | None
     drop_path_rate: float | None
     kwargs: dict[str, Any]  # passed on to timm.create_model
+    mixer: Any = None  # a token mixer by name, or one for each stage, for models that carry any
+    mixer_kwargs: Any = field(default_factory=dict)  # its hyper-parameters, of all stages or of each
 
 
 @dataclass
