@@ -1,7 +1,6 @@
 """Modules that models are built from: token mixers, one a file, and the stems, norms and blocks around them."""
 
 from functools import partial
-from inspect import isclass
 
 from timm.layers import register_notrace_module
 
@@ -32,35 +31,25 @@ from .soft import SoftmaxFreeAttention
 from .stem import ConvStem, ConvTokenizer, PatchStem
 from .window_attention import WindowAttention
 
+# Further names: for a shell around an attention core, and for a mixer of which something is settled.
 MIXERS |= {
     "agent": partial(build_qkv_mixer, "agent"),
-    "care": CAREMixer,
     "cosine": partial(build_qkv_mixer, "cosine"),
-    "cross_shaped": CrossShapedAttention,
     "dina": partial(NeighborhoodAttention, dilation=None),
     "efficient": partial(build_qkv_mixer, "efficient"),
-    "focal": FocalModulation,
     "focused": partial(build_qkv_mixer, "focused"),
-    "gla": GatedLinearAttention,
-    "global": GlobalAttention,
     "hedgehog": partial(build_qkv_mixer, "hedgehog"),
-    "hilo": HiLo,
     "inline": partial(build_qkv_mixer, "inline"),
     "l2": partial(build_qkv_mixer, "l2"),
-    "lightnet": LightNetAttention,
-    "lka": LargeKernelAttention,
     "mala": partial(build_gated_mixer, "mala"),
     "nala": partial(build_gated_mixer, "nala", gate="silu", normed=True),
-    "na": NeighborhoodAttention,
     "performer": partial(build_qkv_mixer, "performer"),
     "rala": partial(build_gated_mixer, "rala"),
     "rotary_softmax": partial(build_gated_mixer, "rotary_softmax"),
     "sigmoid": partial(build_qkv_mixer, "sigmoid"),
-    "soft": SoftmaxFreeAttention,
     "softmax": partial(build_qkv_mixer, "softmax"),
     "transnormer": partial(build_qkv_mixer, "transnormer", qkv_bias=False),
     "transnormer_v2": partial(build_gated_mixer, "transnormer", gate="silu", kernel_size=None, value_act=True),
-    "window": WindowAttention,
 }
 
 # What these do depends on sizes, so symbolic tracing (timm's feature_cls="fx") keeps them whole.
@@ -77,5 +66,5 @@ _parts = (
     QKVReducedMixer,
     ResidualConvMLP,
 )
-for _module in (*filter(isclass, MIXERS.values()), *_parts):
+for _module in _parts:
     register_notrace_module(_module)

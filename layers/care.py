@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..kernels.linear import linear_attention
+from .mixers import register_mixer
 from .norm import BatchNorm
 
 
@@ -32,6 +33,7 @@ class Interaction(nn.Module):
         return out if self.fc2 is None else x + self.fc2(out)
 
 
+@register_mixer("care")
 class CAREMixer(nn.Module):
     """Linear attention and depthwise convolutions side by side, on a channels-last map: [B, H, W, C] -> [B, H, W, C].
 

@@ -8,10 +8,12 @@ from torch import Tensor, nn
 
 from ..kernels.window import window_attention
 from .attention_core import AttentionCore
+from .mixers import register_mixer
 from .qkv import build_core, project
 from .softmax import SoftmaxCore
 
 
+@register_mixer("cross_shaped")
 class CrossShapedAttention(nn.Module):
     """Token mixer of a map's stripes around any attention core, [B, H, W, C] -> [B, H, W, C].
 

@@ -4,8 +4,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..kernels.focal import focal_modulation
+from .mixers import register_mixer
 
 
+@register_mixer("focal")
 class FocalModulation(nn.Module):
     """Multiply each token by a modulator of its surroundings, on a channels-last map: [B, H, W, C] -> [B, H, W, C].
 

@@ -7,12 +7,14 @@ from torch import Tensor, nn
 
 from ..kernels.gated_linear import gated_linear_attention
 from ..kernels.precision import widen
+from .mixers import register_mixer
 from .norm import RMSNorm
 
 NORMALIZER = 16.0
 """What the logarithms of gates are divided by: at its start a gate halves what is 16 tokens away."""
 
 
+@register_mixer("gla")
 class GatedLinearAttention(nn.Module):
     """A depthwise convolution, and gated linear attention of what it gives, mixed by a gate: [B, H, W, C] -> the same.
 

@@ -5,9 +5,11 @@ import torch.nn.functional as F
 from timm.layers import to_2tuple, trunc_normal_
 from torch import Tensor, nn
 
+from .mixers import register_mixer
 from .position import pairwise_bias, resize_bias_table
 
 
+@register_mixer("global")
 class GlobalAttention(nn.Module):
     """Multi-head attention among all tokens of a channels-last map, [B, H, W, C] -> [B, H, W, C].
 

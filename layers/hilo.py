@@ -5,8 +5,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..kernels.window import window_attention
+from .mixers import register_mixer
 
 
+@register_mixer("hilo")
 class HiLo(nn.Module):
     """Attention of high and low frequencies over a channels-last map, [B, H, W, C] -> [B, H, W, C].
 

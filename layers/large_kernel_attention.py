@@ -4,8 +4,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..kernels.large_kernel import large_kernel_attention
+from .mixers import register_mixer
 
 
+@register_mixer("lka")
 class LargeKernelAttention(nn.Module):
     """Gate each token by a large-kernel convolution, on a channels-last map: [B, H, W, C] -> [B, H, W, C].
 

@@ -8,6 +8,7 @@ from ..kernels import autocast
 from ..kernels.linear import linear_attention
 from ..kernels.precision import widen
 from .attention_core import AttentionCore, Layout
+from .mixers import register_mixer
 from .rotary import coordinates
 
 
@@ -56,6 +57,7 @@ class LightNetCore(AttentionCore):
         return angles[..., : self.dim // self.num_heads]
 
 
+@register_mixer("lightnet")
 class LightNetAttention(nn.Module):
     """Token mixer of one projection to queries, keys and values, `LightNetCore`, a norm, a gate, and a projection.
 

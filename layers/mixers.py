@@ -8,9 +8,6 @@ from typing import Any
 from timm.layers import register_notrace_module
 from torch import nn
 
-from .attention_core import AttentionCore
-from .qkv import CORES
-
 MIXERS: dict[str, Callable[..., nn.Module]] = {}
 """Every registered mixer; called with `dim` and what `mixer_parameters` names, it is [B, H, W, dim] -> the same."""
 
@@ -20,7 +17,7 @@ _NAMELESS = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
 
 
 def register_mixer(name: str) -> Callable[[type[nn.Module]], type[nn.Module]]:
-    """Return a class decorator that registers a token mixer under `name`; README.md beside this file tells how.
+    """Return a class decorator that registers a token mixer under `name`; README.md beside this file shows how.
 
     Raises:
         ValueError: another mixer has that name.
@@ -58,8 +55,10 @@ def mixer_parameters(name: str, core: str | None = None) -> set[str] | None:
     return known.union(*(signature(kind).parameters for kind in cores)) if cores else None
 
 
-def _cores(mixer: Callable, parameters: Mapping[str, Parameter], core: str | None) -> Iterator[type[AttentionCore]]:
-    """Yield the class of the core that a mixer passes further arguments on to, if it has one."""
+def _cores(mixer: Callable, parameters: Mapping[str, Parameter], core: str | None) -> Iterator[type[nn.Module]]:
+    """Yield the class of the attention core that a mixer passes further arguments on to, if it has one."""
+    from .qkv import CORES  # which imports cores from files that hold mixers too
+
     names = [argument for argument in getattr(mixer, "args", ()) if isinstance(mixer, partial)]
     if "core" in parameters:
         names.append(core or parameters["core"].default)

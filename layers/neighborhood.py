@@ -8,8 +8,10 @@ from timm.layers import to_2tuple, trunc_normal_
 from torch import Tensor, nn
 
 from ..kernels.neighborhood import neighborhood_attention_packed
+from .mixers import register_mixer
 
 
+@register_mixer("na")
 class NeighborhoodAttention(nn.Module):
     """Multi-head neighborhood attention over a channels-last map, [B, H, W, C] -> [B, H, W, C].
 

@@ -8,8 +8,10 @@ from torch import Tensor, nn
 from ..kernels import autocast
 from ..kernels.newton import newton_inverse, newton_inverse_together
 from ..kernels.precision import widen
+from .mixers import register_mixer
 
 
+@register_mixer("soft")
 class SoftmaxFreeAttention(nn.Module):
     """Attention of a Gaussian kernel of rank n, the number of landmarks, [B, H, W, C] -> [B, H, W, C].
 

@@ -8,9 +8,11 @@ from timm.layers import to_2tuple, trunc_normal_
 from torch import Tensor, nn
 
 from ..kernels.window import window_attention
+from .mixers import register_mixer
 from .position import pairwise_bias, resize_bias_table
 
 
+@register_mixer("window")
 class WindowAttention(nn.Module):
     """Multi-head attention inside windows of a channels-last map, [B, H, W, C] -> [B, H, W, C].
 
