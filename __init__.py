@@ -1,5 +1,6 @@
 """saccade: vision backbones whose token mixers are not plain softmax attention, registered with timm on import."""
 
+from importlib import import_module
 from typing import Any
 
 import timm
@@ -8,7 +9,14 @@ from . import models
 from .kernels.dispatch import backend, explain
 
 __version__ = "0.1.0"
-__all__ = ["backend", "explain", "list_models"]
+__all__ = ["accelerate", "backend", "explain", "list_models", "restore"]
+
+
+def __getattr__(name: str) -> Any:
+    # Loaded on first use: it reads the measured gains, which most programs do not ask for.
+    if name in ("accelerate", "restore"):
+        return getattr(import_module(".models.accelerate", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def list_models(filter: str | list[str] = "", **kwargs: Any) -> list[str]:

@@ -51,6 +51,6 @@ def test_list_models_filters_as_timm_does():
 
 def test_public_names():
     assert saccade.__version__
-    assert set(saccade.__all__) == {"backend", "explain", "list_models"}
+    assert set(saccade.__all__) == {"accelerate", "backend", "explain", "list_models", "restore"}
     for name in saccade.__all__:
         assert getattr(saccade, name).__doc__

@@ -1,0 +1,47 @@
+"""FocalNet's focal modulation."""
+
+from timm.models import focalnet
+from torch import Tensor, nn
+
+from ...kernels.focal import focal_modulation
+from .swap import Swap, pointwise, readable, silent
+
+
+class FocalModulation(focalnet.FocalModulation):
+    """timm's modulation with `focal_modulation`, on a channels-last view of the map."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if _context(self) is not None:
+            return super().forward(x)
+        query, context, gates = pointwise(self.f, x.permute(0, 2, 3, 1)).split(self.input_split, -1)
+        weights = [readable(layer[0].weight, context) for layer in self.focal_layers]
+        modulator = pointwise(self.h, focal_modulation(context, gates, weights, self.normalize_modulator))
+        out = self.norm((query * modulator).permute(0, 3, 1, 2))
+        return self.proj_drop(pointwise(self.proj, out.permute(0, 2, 3, 1)).permute(0, 3, 1, 2))
+
+
+def _context(module: nn.Module) -> str | None:
+    """Return why the operator does not compute the module's contexts, or None."""
+    if not _plain_gelu(module.act):
+        return "its global context is not the plain GELU of the mean"
+    for layer in module.focal_layers:
+        if len(layer) != 2 or not _same_depthwise(layer[0]) or not _plain_gelu(layer[1]) or not silent(layer):
+            return "a level is not a plain depthwise convolution without bias and a GELU"
+    return None
+
+
+def _plain_gelu(module: nn.Module) -> bool:
+    return type(module) is nn.GELU and module.approximate == "none" and silent(module)
+
+
+def _same_depthwise(module: nn.Module) -> bool:
+    """Return whether a module is a square depthwise convolution of odd extent, zero-padded to keep the map."""
+    if type(module) is not nn.Conv2d or module.bias is not None or not silent(module):
+        return False
+    extent = module.kernel_size[0]
+    plain = module.stride == module.dilation == (1, 1) and module.padding_mode == "zeros"
+    kept = extent % 2 == 1 and module.kernel_size == (extent, extent) and module.padding == (extent // 2, extent // 2)
+    return plain and kept and module.groups == module.in_channels == module.out_channels
+
+
+SWAP = Swap(focalnet.FocalModulation, FocalModulation, "focal_modulation", _context)
