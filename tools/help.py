@@ -146,18 +146,30 @@ examples
   saccade report runs/classification/quickstart/sweep_2026-01-31_12-00-00"""
 
 _BENCHMARK = """\
-usage: saccade benchmark kernels [op=neighborhood] [out=DIR]
-       saccade benchmark models [names=A,B] [size=PIXELS] [mode=reduce-overhead|default] [out=DIR]
-       saccade benchmark dense [models=A,B] [device=auto|cpu|cuda] [compile=true|false] [out=DIR]
+usage: saccade benchmark kernels [op=NAME,NAME|all] [baselines=eager,compile] [cases=TEXT] [budget=SECONDS]
+       saccade benchmark models [models=A,B] [sizes=224,896] [modes=infer,train,share] [compile=MODE] [budget=SECONDS]
+       saccade benchmark dense [models=A,B] [compile=true|false]
 
 Times operators, models in inference and training, or the training of Mask R-CNN and UPerNet on models (needs: make
-dense), beside the alternatives on this machine, prints a row for each and writes <name>.json and <name>.png to DIR
-(default benchmarks). A CPU gets reduced sizes.
+dense), beside the alternatives on this machine. All take device=auto|cpu|cuda and out=DIR (default benchmarks), which
+receives <name>.json, .csv, .png and, but for dense, .md: tables of the figures and of the marks for one H200, and
+whether they are met. What fails says so in its row. A CPU gets reduced sizes: its figures are its own.
+
+kernels    op: neighborhood (default), large_kernel, depthwise, focal, window, linear, agent, gated_linear or all. Ours
+           is timed first, then torch's eager formulations and a copy of the same memory, then compiled formulations,
+           which take seconds each. budget (default 90) ends those beside ours; cases picks by part of the name.
+models     batches of 256 (inference) and 128 (training) images of 224 pixels, at other sizes as many as have the same
+           pixels. modes=share times attention alone (RAVLT, MAViT and others made of cores between projections), for
+           its share of a step. compile is reduce-overhead (default: CUDA graphs), default, max-autotune or none.
+           budget ends everything.
 
 examples
-  saccade benchmark kernels op=neighborhood         the rows of kernels/neighborhood/NOTES.md
-  saccade benchmark models                          nat_tiny beside timm's swin_tiny
-  saccade benchmark dense                           nat_tiny, van_b2 and focalnet_tiny_srf_fused beside swin_tiny"""
+  saccade benchmark kernels op=neighborhood           the rows of kernels/neighborhood/NOTES.md
+  saccade benchmark kernels op=all baselines=eager budget=60
+  saccade benchmark models models=nat_tiny,swin_tiny_patch4_window7_224
+  saccade benchmark models models=ravlt_small,mavit_small modes=infer,train,share
+  saccade benchmark models models=flatten_swin_tiny,swin_tiny_patch4_window7_224 sizes=224,448,896,1792
+  saccade benchmark dense                             nat_tiny, van_b2 and focalnet_tiny_srf_fused beside swin_tiny"""
 
 _CHECKPOINTS = """\
 usage: saccade checkpoints

@@ -1,0 +1,159 @@
+"""`saccade benchmark accelerate`: what `saccade.accelerate` gains in timm's models, and where depthwise kernels win.
+
+`out=models/accelerate` records the figures where `accelerate` reads them: its report quotes the models' gains, and a
+depthwise convolution is swapped for the shapes that won.
+"""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+
+import timm
+import torch
+
+from ...models.accelerate import accelerate, measured
+from ..errors import UserError
+from .kernels import measure
+from .models import COMPILATIONS, batch_size, build, inference, training
+from .operators.depthwise import Case
+from .problem import Draw, Formulation
+from .report import collect, one_line, table
+from .settings import read_device, read_list, read_number, read_words
+from .timing import call_seconds
+
+MODELS = (
+    "swin_tiny_patch4_window7_224",
+    "focalnet_tiny_srf",
+    "davit_tiny",
+    "twins_svt_small",
+    "tiny_vit_21m_224",
+    "maxvit_tiny_rw_224",
+    "gcvit_tiny",
+    "hiera_tiny_224",
+)
+DEPTHWISE = tuple(
+    Case(128, side, side, channels * 56 // side, kernel, 1)
+    for kernel, channels in ((7, 96), (7, 128), (9, 96), (11, 96))
+    for side in (56, 28, 14, 7)
+)
+STEPS = {"infer": inference, "train": training}
+
+
+def model_rows(
+    names: Sequence[str], size: int, compilations: Sequence[str], device: torch.device, end: float
+) -> Iterator[dict]:
+    """Measure each model as timm has it and accelerated, in inference and training; what fails says why in its row.
+
+    Args:
+        compilations: modes of torch.compile, or "none".
+        end: the time, on the monotonic clock, after which nothing more is begun.
+    """
+    for compilation in compilations:
+        setting = f"{size} pixels, bfloat16, compile={compilation}"
+        for name in names:
+            for implementation in (measured.BEFORE, measured.AFTER):
+                row = {"case": f"{name}, {setting}", "implementation": implementation}
+                row |= {"model": name, "setting": setting}
+                try:
+                    if time.monotonic() > end:
+                        raise TimeoutError("budget was used up")
+                    for use in STEPS:
+                        row |= take_step(use, name, size, implementation, compilation, device)
+                except Exception as error:
+                    # Memory, a size that a model does not take, a kernel's fault: the table says so and goes on.
+                    row["error"] = one_line(error)
+                yield row
+
+
+def take_step(
+    use: str, name: str, size: int, implementation: str, compilation: str, device: torch.device
+) -> dict[str, float]:
+    """Return the images per second of inference or training, and on a GPU the peak memory."""
+    cuda = device.type == "cuda"
+    # What another model held, its CUDA graphs too, is not this one's memory.
+    torch.compiler.reset()
+    gc.collect()
+    if cuda:
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    model = build(name, size, device)
+    if implementation == measured.AFTER:
+        accelerate(model, report=None)
+    batch = batch_size(use, size, device)
+    images = torch.randn(batch, 3, size, size, device=device).contiguous(memory_format=torch.channels_last)
+    call = model if compilation == "none" else torch.compile(model, mode=compilation, dynamic=False)
+    found = {f"{use}_images_per_s": batch / call_seconds(STEPS[use](model, call, images), cuda)}
+    return {**found, f"{use}_peak_GiB": torch.cuda.max_memory_allocated() / 2**30} if cuda else found
+
+
+def depthwise_rows(cases: Sequence[Case], device: torch.device, end: float) -> Iterator[dict]:
+    """Time torch's depthwise convolution and ours on channels-last maps, forward and with gradients."""
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    draw = Draw(device, dtype)
+    for case in cases:
+        problem = case.problem(draw)
+        ways = {measured.BEFORE: problem.others["torch nhwc"], measured.AFTER: Formulation(problem.ours)}
+        for implementation, way in ways.items():
+            row = {"case": str(case), "implementation": implementation, "device": device.type}
+            row |= {"kernel": [case.kernel] * 2, "dilation": [case.dilation] * 2}
+            row |= {"shape": [case.channels, case.height, case.width], "dtype": str(dtype).removeprefix("torch.")}
+            try:
+                if time.monotonic() > end:
+                    raise TimeoutError("budget was used up")
+                measure(way, problem.inputs, device, row)
+            except Exception as error:
+                row["error"] = one_line(error)
+            yield row
+
+
+def summary(rows: Sequence[dict], figures: Sequence[str], faster: bool) -> str:
+    """Return the rows as a Markdown table with a line for each case: each figure before, after, and the gain.
+
+    Args:
+        faster: whether a larger figure is the better one.
+    """
+    by_case = {(row["case"], row["implementation"]): row for row in rows}
+    lines = []
+    for case in dict.fromkeys(row["case"] for row in rows):
+        before, after = (by_case.get((case, name), {}) for name in (measured.BEFORE, measured.AFTER))
+        cells = []
+        for figure in figures:
+            if figure in before and figure in after:
+                gain = after[figure] / before[figure] if faster else before[figure] / after[figure]
+                cells.append(f"{before[figure]:.4g}, {after[figure]:.4g}, {gain:.2f}x")
+            else:
+                cells.append(after.get("error") or before.get("error") or "-")
+        lines.append((case, *cells))
+    return table(("case", *(f"{figure}: timm, accelerated, gain" for figure in figures)), lines)
+
+
+def main(words: list[str]) -> None:
+    """Run from the command line.
+
+    Errors:
+        UserError: a word is not one of the settings, or a value of one not valid.
+    """
+    settings = {"models": ",".join(MODELS), "size": "", "compile": "", "depthwise": "true", "budget": "570"}
+    settings = read_words(words, {**settings, "device": "auto", "out": "benchmarks"}, "accelerate")
+    device = read_device(settings["device"])
+    cuda = device.type == "cuda"
+    names = read_list("models", settings["models"], timm.list_models())
+    size = read_number("size", settings["size"] or ("224" if cuda else "64"), least=32)
+    compilations = read_list(
+        "compile", settings["compile"] or ("none,reduce-overhead" if cuda else "none"), COMPILATIONS
+    )
+    depthwise = read_list("depthwise", settings["depthwise"], ("true", "false"))
+    end = time.monotonic() + read_number("budget", settings["budget"], least=0)
+    if not names or not compilations or len(depthwise) != 1:
+        raise UserError("benchmark accelerate needs models=, compile= and depthwise=true or false")
+    out = Path(settings["out"])
+    if depthwise == ["true"]:
+        cases = DEPTHWISE if cuda else tuple(dict.fromkeys(case.reduced() for case in DEPTHWISE))
+        told = partial(summary, figures=("forward_ms", "forward_backward_ms"), faster=False)
+        collect(measured.DEPTHWISE, depthwise_rows(cases, device, end), out, device, told)
+    told = partial(summary, figures=("infer_images_per_s", "train_images_per_s"), faster=True)
+    collect(measured.MODELS, model_rows(names, size, compilations, device, end), out, device, told)
