@@ -2,6 +2,7 @@
 
     saccade benchmark kernels op=large_kernel     an operator's table: ours, marks, torch eager and compiled
     saccade benchmark models                      our models beside timm's
+    saccade benchmark accelerate                  timm's models as they are and accelerated
     saccade benchmark dense                       training Mask R-CNN and UPerNet (needs mmdet and mmseg)
 
 `out=DIR` (default `benchmarks`) receives `<name>.json` with the versions, `<name>.csv`, `<name>.md` and `<name>.png`,
@@ -16,7 +17,12 @@ from ..errors import UserError, check_choice
 from .report import show, write_rows
 from .timing import call_seconds, device_time
 
-SUBJECTS = {"kernels": ".kernels", "models": ".models", "dense": "..dense.benchmark"}
+SUBJECTS = {
+    "kernels": ".kernels",
+    "models": ".models",
+    "accelerate": ".accelerate",
+    "dense": "..dense.benchmark",
+}
 
 
 def main(words: list[str]) -> None:
@@ -26,6 +32,6 @@ def main(words: list[str]) -> None:
         UserError: no subject is named, or a word is not one of its settings.
     """
     if not words or "=" in words[0]:
-        raise UserError("saccade benchmark needs a subject: kernels op=neighborhood, models, or dense")
+        raise UserError("saccade benchmark needs a subject: kernels op=neighborhood, models, accelerate or dense")
     subject = check_choice("subject", words[0], SUBJECTS)
     import_module(SUBJECTS[subject], __package__).main(words[1:])

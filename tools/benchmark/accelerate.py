@@ -18,11 +18,11 @@ import torch
 from ...models.accelerate import accelerate, measured
 from ..errors import UserError
 from .kernels import measure
-from .models import COMPILATIONS, batch_size, build, inference, training
 from .operators.depthwise import Case
 from .problem import Draw, Formulation
 from .report import collect, one_line, table
 from .settings import read_device, read_list, read_number, read_words
+from .steps import COMPILATIONS, batch_size, build, inference, training
 from .timing import call_seconds
 
 MODELS = (

@@ -4,25 +4,22 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import timm
 import torch
-from torch import Tensor, nn
 
 from ..errors import UserError
 from .attention_share import attention_ms
 from .model_marks import MODELS, summary
 from .report import collect, one_line
 from .settings import read_device, read_list, read_number, read_words
+from .steps import BATCH, COMPILATIONS, batch_size, build, step_of
 from .timing import call_seconds
+from .warm import warm
 
 MEASURES = ("infer", "train", "share")
-# With CUDA graphs ("reduce-overhead") a fast GPU does not wait for the CPU to launch kernels.
-COMPILATIONS = ("reduce-overhead", "default", "max-autotune", "none")
-BATCH = {"infer": 256, "train": 128}
-"""Images of 224 pixels; of others as many as have the same number of pixels."""
 
 
 def rows(
@@ -65,64 +62,17 @@ def rows(
             yield row
 
 
-def batch_size(measure: str, size: int, device: torch.device) -> int:
-    """Return how many images of that size a step takes."""
-    return max(1, BATCH[measure] * 224**2 // size**2) if device.type == "cuda" else 2
-
-
-def build(name: str, size: int, device: torch.device) -> nn.Module:
-    """Return an untrained model for images of that size."""
-    cfg = timm.get_pretrained_cfg(name)
-    fixed = cfg is not None and cfg.fixed_input_size and cfg.input_size[-1] != size
-    model = timm.create_model(name, **({"img_size": size} if fixed else {}))
-    for module in model.modules():
-        # Not the whole model: other parameters may have five dimensions, which that format refuses.
-        if isinstance(module, nn.Conv2d):
-            module.to(memory_format=torch.channels_last)
-    return model.to(device)
-
-
 def take_step(row: dict, measure: str, name: str, size: int, device: torch.device, compilation: str) -> None:
     """Add to the row the images per second of inference or training, and on a GPU the peak memory."""
     cuda = device.type == "cuda"
     if cuda:
         torch.cuda.reset_peak_memory_stats()
-    model = build(name, size, device)
+    step = step_of(measure, name, size, device, compilation)
     batch = batch_size(measure, size, device)
-    images = torch.randn(batch, 3, size, size, device=device).contiguous(memory_format=torch.channels_last)
-    call = model if compilation == "none" else torch.compile(model, mode=compilation, dynamic=False)
-    step = (inference if measure == "infer" else training)(model, call, images)
     row[f"{measure}_batch"] = batch
     row[f"{measure}_images_per_s"] = batch / call_seconds(step, cuda)
     if cuda:
         row[f"{measure}_peak_GiB"] = torch.cuda.max_memory_allocated() / 2**30
-
-
-def inference(model: nn.Module, call: Callable[[Tensor], Tensor], images: Tensor) -> Callable[[], object]:
-    """Return a step of inference under bfloat16 autocast."""
-    model.eval()
-
-    def step() -> Tensor:
-        with torch.inference_mode(), torch.autocast(images.device.type, torch.bfloat16):
-            return call(images)
-
-    return step
-
-
-def training(model: nn.Module, call: Callable[[Tensor], Tensor], images: Tensor) -> Callable[[], object]:
-    """Return a step of training under bfloat16 autocast: forward, backward, AdamW."""
-    model.train()
-    labels = torch.randint(0, 1000, images.shape[:1], device=images.device)
-    optimizer = torch.optim.AdamW(model.parameters(), fused=images.is_cuda)
-
-    def step() -> None:
-        with torch.autocast(images.device.type, torch.bfloat16):
-            loss = torch.nn.functional.cross_entropy(call(images), labels)
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-
-    return step
 
 
 def take_share(row: dict, name: str, size: int, device: torch.device, compilation: str) -> None:
@@ -145,8 +95,8 @@ def main(words: list[str]) -> None:
     Errors:
         UserError: a word is not one of the settings, or a value of one not valid.
     """
-    settings = {"models": ",".join(MODELS), "sizes": "", "modes": "infer,train", "compile": "", "budget": ""}
-    settings = read_words(words, {**settings, "device": "auto", "out": "benchmarks"}, "models")
+    settings = {"models": ",".join(MODELS), "sizes": "", "modes": "infer,train", "compile": "", "warm": "0"}
+    settings = read_words(words, {**settings, "budget": "", "device": "auto", "out": "benchmarks"}, "models")
     device = read_device(settings["device"])
     cuda = device.type == "cuda"
     names = read_list("models", settings["models"], timm.list_models())
@@ -159,6 +109,14 @@ def main(words: list[str]) -> None:
         raise UserError("benchmark models needs at least one of models= and of modes=, and one mode of compile=")
     if measures == ["share"]:
         raise UserError("modes=share is not valid: a share is of a step, so add infer or train")
+    start = time.monotonic()
     budget = read_number("budget", settings["budget"], least=0) if settings["budget"] else float("inf")
-    found = rows(names, sizes, measures, device, compilation[0], budget)
+    processes = read_number("warm", settings["warm"], least=0)
+    if processes and cuda and compilation != ["none"]:
+        steps = [measure for measure in measures if measure in BATCH]
+        failed = warm(names, sizes, steps, compilation[0], processes)
+        print(
+            f"compiled in {time.monotonic() - start:.0f} s" + f", {failed} of them in vain" * bool(failed), flush=True
+        )
+    found = rows(names, sizes, measures, device, compilation[0], budget - (time.monotonic() - start))
     collect("models", found, Path(settings["out"]), device, summary)
