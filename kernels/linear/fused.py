@@ -15,7 +15,8 @@ from .fused_plan import BackwardPlan, Call, ForwardPlan
 from .reference import Form
 
 MAPS = {
-    "identity", "relu", "leaky_relu", "exponential", "elu", "elu_plus_one", "silu", "unit", "softmax_channels", "focused",
+    "identity", "relu", "leaky_relu", "exponential", "elu", "elu_plus_one", "silu", "unit", "softmax_channels",
+    "focused",
 }  # fmt: skip
 LARGEST_WIDTH = 128
 _plans = Plans()

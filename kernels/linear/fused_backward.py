@@ -8,19 +8,17 @@ beta'(t) (dy . m), dphi0 = dt s; dS = sum alpha phi^T dy, ds = sum dt phi0, dm =
 import triton
 import triton.language as tl
 
-from .fused_kernels import load_state, row_offsets, start_of, store_state, token_lengths
+from ..fused_rows import load_tokens, product, row_offsets, start_of, store_tokens
+from .fused_kernels import load_state, store_state, token_lengths
 from .fused_maps import (
     features,
     focused_pullback,
-    load_tokens,
     normalizer,
     normalizer_pullback,
     positive,
-    product,
     pullback,
     sigmoid,
     softplus,
-    store_tokens,
     turned,
 )
 
@@ -57,7 +55,7 @@ def query_terms(
     rotated = turned(phi, rotary_ptr, n, valid, tokens, False, D, WIDTH, ROTARY)
     d = product(dout, tl.trans(pairs), PRODUCT)
     dalpha = tl.sum(rotated * d, 1)
-    dbeta = tl.sum(dout * values[None, :], 1)
+    dbeta = tl.sum(dout.to(tl.float32) * values[None, :], 1)
     dt = tl.where(valid, normalizer_pullback(t, eps, dalpha, dbeta, NORMALIZER), 0.0)
     back = turned(d * alpha[:, None], rotary_ptr, n, valid, tokens, True, D, WIDTH, ROTARY)
     return phi, rotated * alpha[:, None], beta, dt, back + dt[:, None] * keys[None, :]
@@ -127,7 +125,7 @@ def differentiate_state(
             WIDTH,
             HAS_PARAMETER,
         )
-        x = load_tokens(q, q_at, valid, D, WIDTH)
+        x = load_tokens(q, q_at, valid, D, WIDTH).to(tl.float32)
         dout = load_tokens(douts, row_offsets(n, dout_strides, WIDE), valid, E, VALUE_WIDTH)
         phi, weighted, beta, dt, dphi = query_terms(
             x,
@@ -155,7 +153,7 @@ def differentiate_state(
         )
         dpairs += product(tl.trans(tl.where(valid[:, None], weighted, 0.0)), dout, PRODUCT)
         dkeys += tl.sum(dt[:, None] * phi, 0)
-        dvalues += tl.sum(beta[:, None] * dout, 0)
+        dvalues += tl.sum(beta[:, None] * dout.to(tl.float32), 0)
         if MAP != "focused":
             dq = pullback(x, dphi, MAP, D, WIDTH)
             at = row_offsets(n, dq_strides, WIDE)
@@ -255,7 +253,7 @@ def differentiate_queries(
     for step in range(0, 2 * heads):
         head = step % heads
         pairs, keys, values = load_state(state_ptr, sample * heads + head, WIDTH, VALUE_WIDTH)
-        x = load_tokens(start_of(q_ptr, q_strides, sample, head), q_at, valid, D, WIDTH)
+        x = load_tokens(start_of(q_ptr, q_strides, sample, head), q_at, valid, D, WIDTH).to(tl.float32)
         dout = load_tokens(start_of(dout_ptr, dout_strides, sample, head), dout_at, valid, E, VALUE_WIDTH)
         phi, _, _, _, dphi = query_terms(
             x,
@@ -372,7 +370,7 @@ def differentiate_keys(
     for step in range(0, steps):
         head = first + step % heads
         dpairs, dkeys, dvalues = load_state(dstate_ptr, sample * heads + head, WIDTH, VALUE_WIDTH)
-        x = load_tokens(start_of(k_ptr, k_strides, sample, head), k_at, valid, D, WIDTH)
+        x = load_tokens(start_of(k_ptr, k_strides, sample, head), k_at, valid, D, WIDTH).to(tl.float32)
         value = load_tokens(start_of(v_ptr, v_strides, sample, head), v_at, valid, E, VALUE_WIDTH)
         psi = features(x, top, factor, parameter_ptr, head, MAP, POWER, D, WIDTH, HAS_PARAMETER)
         d = product(value, tl.trans(dpairs), PRODUCT)

@@ -7,19 +7,8 @@ is, for each sample and head, S [WIDTH, VALUE_WIDTH], s [WIDTH] and m [VALUE_WID
 import triton
 import triton.language as tl
 
-from .fused_maps import features, lengths, load_tokens, normalizer, product, store_tokens, turned
-
-
-@triton.jit
-def row_offsets(n, strides, WIDE: tl.constexpr):
-    """Element offsets of tokens of a sample; `strides` are those of batch, tokens, heads."""
-    return (n.to(tl.int64) if WIDE else n) * strides[1]
-
-
-@triton.jit
-def start_of(ptr, strides, sample, head):
-    # A loop's counter is a number in the interpreter; the sum is a tensor everywhere.
-    return ptr + sample.to(tl.int64) * strides[0] + (tl.zeros([], tl.int64) + head) * strides[2]
+from ..fused_rows import load_tokens, product, row_offsets, start_of, store_tokens
+from .fused_maps import features, lengths, normalizer, turned
 
 
 @triton.jit
@@ -173,7 +162,7 @@ def reduce(
             WIDTH,
             HAS_PARAMETER,
         )
-        x = load_tokens(k, k_at, valid, D, WIDTH)
+        x = load_tokens(k, k_at, valid, D, WIDTH).to(tl.float32)
         value = load_tokens(v, row_offsets(n, v_strides, WIDE), valid, E, VALUE_WIDTH)
         psi = features(x, top, factor, parameter_ptr, head, MAP, POWER, D, WIDTH, HAS_PARAMETER)
         if HAS_WEIGHT:
@@ -181,7 +170,7 @@ def reduce(
             psi = psi * tl.load(at, mask=valid, other=0.0).to(tl.float32)[:, None]
         psi = tl.where(valid[:, None], psi, 0.0)
         keys += tl.sum(psi, 0)
-        values += tl.sum(value, 0)
+        values += tl.sum(value.to(tl.float32), 0)
         psi = turned(psi, rotary_ptr, n, valid, tokens, False, D, WIDTH, ROTARY)
         pairs += product(tl.trans(psi), value, PRODUCT)
     slot = (tl.program_id(1) * tl.num_programs(2) + sample) * heads + head
@@ -270,7 +259,7 @@ def apply(
     )
     for head in range(first, last):
         pairs, keys, values = load_state(state_ptr, sample * heads + head, WIDTH, VALUE_WIDTH)
-        x = load_tokens(start_of(q_ptr, q_strides, sample, head), q_at, valid, D, WIDTH)
+        x = load_tokens(start_of(q_ptr, q_strides, sample, head), q_at, valid, D, WIDTH).to(tl.float32)
         phi = features(x, top, factor, parameter_ptr, head, MAP, POWER, D, WIDTH, HAS_PARAMETER)
         alpha, beta = normalizer(tl.sum(phi * keys[None, :], 1), eps, NORMALIZER)
         phi = turned(phi, rotary_ptr, n, valid, tokens, False, D, WIDTH, ROTARY)

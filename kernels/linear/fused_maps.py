@@ -6,26 +6,7 @@ The names and formulas are those of feature_maps.py. Channels beyond D are zero 
 import triton
 import triton.language as tl
 
-from ..fused_rows import LOG2E
-
-HALF_MAX = tl.constexpr(65504.0)
-
-
-@triton.jit
-def product(a, b, PRODUCT: tl.constexpr):
-    """Matrix product in bfloat16 or, with "tf32" or "ieee", of float32; float16 has too little range for features."""
-    if PRODUCT == "bfloat16":
-        return tl.dot(a.to(tl.bfloat16), b.to(tl.bfloat16))
-    else:
-        return tl.dot(a.to(tl.float32), b.to(tl.float32), input_precision=PRODUCT)
-
-
-@triton.jit
-def narrowed(x, ptr):
-    """Rows in the dtype of a pointer; what float16 cannot hold becomes its largest number."""
-    if ptr.dtype.element_ty == tl.float16:
-        x = tl.minimum(tl.maximum(x, -HALF_MAX), HALF_MAX)
-    return x.to(ptr.dtype.element_ty)
+from ..fused_rows import LOG2E, load_tokens
 
 
 @triton.jit
@@ -73,7 +54,7 @@ def lengths(
     square = tl.zeros_like(top)
     steep = tl.zeros_like(top)
     for head in range(0, heads):
-        x = load_tokens(x_ptr + head * head_stride, at, valid, D, WIDTH)
+        x = load_tokens(x_ptr + head * head_stride, at, valid, D, WIDTH).to(tl.float32)
         y = positive(x, parameter_ptr, head, D, WIDTH, HAS_PARAMETER)
         square += tl.sum(y * y, 1)
         higher = tl.maximum(top, tl.max(y, 1))
@@ -82,20 +63,6 @@ def lengths(
         steep = steep * shrink * shrink + tl.sum(bent * bent, 1)
         top = higher
     return top, tl.sqrt(square / steep), steep
-
-
-@triton.jit
-def load_tokens(ptr, at, valid, D: tl.constexpr, WIDTH: tl.constexpr):
-    """Rows of D channels in float32, zero in WIDTH's padding and where there is no token."""
-    d = tl.arange(0, WIDTH)
-    inside = valid[:, None] & (d < D)[None, :]
-    return tl.load(ptr + at[:, None] + d[None, :], mask=inside, other=0.0).to(tl.float32)
-
-
-@triton.jit
-def store_tokens(ptr, at, rows, valid, D: tl.constexpr, WIDTH: tl.constexpr):
-    d = tl.arange(0, WIDTH)
-    tl.store(ptr + at[:, None] + d[None, :], narrowed(rows, ptr), mask=valid[:, None] & (d < D)[None, :])
 
 
 @triton.jit
