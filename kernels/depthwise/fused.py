@@ -43,7 +43,14 @@ def convolve(
         return out
     kernel = tuple(weight.shape[2:])
     plan = _plans(
-        lambda: Convolve(Call(x.shape, kernel, dilation, x, out), x, out, bias is not None, more, flip),
+        lambda: Convolve(
+            Call(x.shape, kernel, dilation, x, out),
+            x.stride(),
+            out.stride(),
+            bias is not None,
+            None if more is None else more.stride(),
+            flip,
+        ),
         (tuple(dilation), kernel, flip),
         *(x, bias, more),
     )
@@ -59,7 +66,9 @@ def correlate(
         return torch.zeros_like(weight), None if bias is None else torch.zeros_like(bias)
     kernel = tuple(weight.shape[2:])
     plan = _plans(
-        lambda: Correlate(Call(x.shape, kernel, dilation, x, dout), x, dout), (tuple(dilation), kernel), x, dout
+        lambda: Correlate(Call(x.shape, kernel, dilation, x, dout), x.stride(), dout.stride()),
+        (tuple(dilation), kernel),
+        *(x, dout),
     )
     dweight, dbias = plan(x, dout)
     return dweight.to(weight.dtype).contiguous(), None if bias is None else dbias.to(bias.dtype)

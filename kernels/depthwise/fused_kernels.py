@@ -32,6 +32,76 @@ def load_row(ptr, offset, row, valid, stride, height, c, channels, EVEN: tl.cons
     return tl.load(ptr + start + offset, mask=inside, other=0.0).to(tl.float32)
 
 
+@triton.jit
+def convolved_rows(
+    x_image,
+    weight_ptr,
+    x_strides,
+    first,
+    residue,
+    w,
+    c,
+    height,
+    width,
+    channels,
+    step_y,
+    step_x,
+    KH: tl.constexpr,
+    KW: tl.constexpr,
+    TAPS: tl.constexpr,
+    ROWS: tl.constexpr,
+    EVEN: tl.constexpr,
+    FLIP: tl.constexpr,
+    WIDE: tl.constexpr,
+):
+    """The sums over taps of a tile, a tuple of ROWS blocks [COLUMNS, CHANNELS] in float32.
+
+    `weight_ptr` is [KH, KW, channels] in float32; FLIP turns the kernel round, as the gradient of the input does.
+    """
+    acc = ()
+    for _ in tl.static_range(ROWS):
+        acc = acc + (tl.zeros([w.shape[0], c.shape[0]], tl.float32),)
+    for top in range(0, KH, TAPS):
+        for j in range(KW):
+            tap_j = KW - 1 - j if FLIP else j
+            taps = ()
+            for i in tl.static_range(TAPS):
+                tap_i = KH - 1 - top - i if FLIP else top + i
+                tap_ptr = weight_ptr + (tap_i * KW + tap_j) * channels + c
+                if EVEN and KH % TAPS == 0:
+                    taps = taps + (tl.load(tap_ptr),)
+                else:
+                    taps = taps + (tl.load(tap_ptr, mask=(c < channels) & (top + i < KH), other=0.0),)
+            column = w + (j - KW // 2) * step_x
+            valid = (column >= 0) & (column < width)
+            offset = column[:, None] * x_strides[2] + c[None, :]
+            for r in tl.static_range(ROWS + TAPS - 1):
+                row = residue + (first + top + r - KH // 2) * step_y
+                x = load_row(x_image, offset, row, valid, x_strides[1], height, c, channels, EVEN, WIDE)
+                added = ()
+                for o in tl.static_range(ROWS):
+                    if r >= o and r - o < TAPS:
+                        added = added + (acc[o] + x * taps[r - o][None, :],)
+                    else:
+                        added = added + (acc[o],)
+                acc = added
+    return acc
+
+
+@triton.jit
+def row_inside(row, w, c, height, width, channels, EVEN: tl.constexpr):
+    inside = ((row < height) & (w < width))[:, None]
+    if not EVEN:
+        inside = inside & (c < channels)[None, :]
+    return inside
+
+
+@triton.jit
+def row_pointers(ptr, strides, image, row, w, c):
+    start = ptr + image.to(tl.int64) * strides[0] + row.to(tl.int64) * strides[1]
+    return start + w[:, None] * strides[2] + c[None, :]
+
+
 @triton.jit(do_not_specialize=["height", "width", "step_y", "step_x"])
 def convolve(
     x_ptr,
@@ -59,59 +129,44 @@ def convolve(
     FLIP: tl.constexpr,
     WIDE: tl.constexpr,
 ):
-    """Output of tile program_id(0), block program_id(1) of channels; plus `more_ptr`'s map with HAS_MORE.
-
-    `weight_ptr` is [KH, KW, channels] in float32; FLIP turns the kernel round, as the gradient of the input does.
-    """
+    """Output of tile program_id(0), block program_id(1) of channels; plus `more_ptr`'s map with HAS_MORE."""
     image, residue, first, left = tile_spot(tl.program_id(0), height, width, step_y, ROWS, COLUMNS)
     c = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
     w = left + tl.arange(0, COLUMNS)
-    x_image = x_ptr + image.to(tl.int64) * x_strides[0]
-    acc = ()
-    for _ in tl.static_range(ROWS):
-        acc = acc + (tl.zeros([COLUMNS, CHANNELS], tl.float32),)
-    for top in range(0, KH, TAPS):
-        for j in range(KW):
-            tap_j = KW - 1 - j if FLIP else j
-            taps = ()
-            for i in tl.static_range(TAPS):
-                tap_i = KH - 1 - top - i if FLIP else top + i
-                tap_ptr = weight_ptr + (tap_i * KW + tap_j) * channels + c
-                if EVEN and KH % TAPS == 0:
-                    taps = taps + (tl.load(tap_ptr),)
-                else:
-                    taps = taps + (tl.load(tap_ptr, mask=(c < channels) & (top + i < KH), other=0.0),)
-            column = w + (j - KW // 2) * step_x
-            valid = (column >= 0) & (column < width)
-            offset = column[:, None] * x_strides[2] + c[None, :]
-            for r in tl.static_range(ROWS + TAPS - 1):
-                row = residue + (first + top + r - KH // 2) * step_y
-                x = load_row(x_image, offset, row, valid, x_strides[1], height, c, channels, EVEN, WIDE)
-                added = ()
-                for o in tl.static_range(ROWS):
-                    if r >= o and r - o < TAPS:
-                        added = added + (acc[o] + x * taps[r - o][None, :],)
-                    else:
-                        added = added + (acc[o],)
-                acc = added
+    acc = convolved_rows(
+        x_ptr + image.to(tl.int64) * x_strides[0],
+        weight_ptr,
+        x_strides,
+        first,
+        residue,
+        w,
+        c,
+        height,
+        width,
+        channels,
+        step_y,
+        step_x,
+        KH,
+        KW,
+        TAPS,
+        ROWS,
+        EVEN,
+        FLIP,
+        WIDE,
+    )
     if HAS_BIAS:
         bias = tl.load(bias_ptr + c, mask=c < channels, other=0.0).to(tl.float32)
     for o in tl.static_range(ROWS):
         row = residue + (first + o) * step_y
+        inside = row_inside(row, w, c, height, width, channels, EVEN)
         out = acc[o]
         if HAS_BIAS:
             out += bias[None, :]
-        inside = ((row < height) & (w < width))[:, None]
-        if not EVEN:
-            inside = inside & (c < channels)[None, :]
-        row = row.to(tl.int64)
         if HAS_MORE:
-            more = more_ptr + image.to(tl.int64) * more_strides[0] + row * more_strides[1]
-            at = w[:, None] * more_strides[2] + c[None, :]
-            out += tl.load(more + at, mask=inside, other=0.0).to(tl.float32)
-        start = out_ptr + image.to(tl.int64) * out_strides[0] + row * out_strides[1]
-        at = w[:, None] * out_strides[2] + c[None, :]
-        tl.store(start + at, out.to(out_ptr.dtype.element_ty), mask=inside)
+            more = row_pointers(more_ptr, more_strides, image, row, w, c)
+            out += tl.load(more, mask=inside, other=0.0).to(tl.float32)
+        at = row_pointers(out_ptr, out_strides, image, row, w, c)
+        tl.store(at, out.to(out_ptr.dtype.element_ty), mask=inside)
 
 
 @triton.jit(do_not_specialize=["height", "width", "step_y", "step_x", "tiles", "each"])

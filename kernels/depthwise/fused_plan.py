@@ -13,10 +13,6 @@ MOST_ROWS = 8
 MOST_TAPS = 9
 
 
-def _strides(x: Tensor) -> tuple[int, int, int]:
-    return x.stride()[:3]
-
-
 class Call:
     """A kind of call: shapes, compile-time sizes, and how the map is cut."""
 
@@ -44,16 +40,25 @@ class Call:
         self.options = {"num_warps": max(1, columns * lanes // 256)}
 
 
+Strides = Sequence[int]
+
+
 class Convolve:
-    """A convolution of a kind of call, or with `flip` that of the gradient of its input."""
+    """A convolution of a kind of call, or with `flip` that of the gradient of its input; for maps of these strides."""
 
     def __init__(
-        self, call: Call, x: Tensor, out: Tensor, biased: bool = False, more: Tensor | None = None, flip: bool = False
+        self,
+        call: Call,
+        x: Strides,
+        out: Strides,
+        biased: bool = False,
+        more: Strides | None = None,
+        flip: bool = False,
     ):
         self.kernel = BoundKernel(
             convolve,
             (call.tiles, call.blocks, 1),
-            (_strides(x), _strides(out if more is None else more), _strides(out), *call.extent),
+            (x[:3], (more or out)[:3], out[:3], *call.extent),
             {**call.sizes, "HAS_BIAS": biased, "HAS_MORE": more is not None, "FLIP": flip},
             **call.options,
         )
@@ -63,9 +68,9 @@ class Convolve:
 
 
 class Correlate:
-    """Gradients of the weights and the bias of a kind of call."""
+    """Gradients of the weights and the bias of a kind of call, for maps of these strides."""
 
-    def __init__(self, call: Call, x: Tensor, dout: Tensor):
+    def __init__(self, call: Call, x: Strides, dout: Strides):
         kernel = call.kernel
         columns = kernel[1] * -(-kernel[0] // call.sizes["TAPS"])
         each = max(1, call.tiles * call.blocks * columns // PROGRAMS)
@@ -75,7 +80,7 @@ class Correlate:
         self.kernel = BoundKernel(
             correlate,
             (columns, call.blocks, programs),
-            (_strides(x), _strides(dout), *call.extent, call.tiles, each),
+            (x[:3], dout[:3], *call.extent, call.tiles, each),
             call.sizes,
             **call.options,
         )
