@@ -13,6 +13,14 @@ MOST_ROWS = 8
 MOST_TAPS = 9
 
 
+Strides = Sequence[int]
+
+
+def lanes_of(channels: int) -> int:
+    """Return how many channels a program takes: 64, or 32 if that leaves none over, or all of a few."""
+    return 32 if channels % 64 and channels % 32 == 0 else min(64, triton.next_power_of_2(channels))
+
+
 class Call:
     """A kind of call: shapes, compile-time sizes, and how the map is cut."""
 
@@ -23,7 +31,7 @@ class Call:
         longest = -(-height // dilation[0])
         rows = -(-longest // -(-longest // MOST_ROWS))
         columns = 8 if width <= 8 else 16
-        lanes = min(64, triton.next_power_of_2(channels))
+        lanes = lanes_of(channels)
         chunks = -(-kernel[0] // MOST_TAPS)
         self.tiles = batch * dilation[0] * -(-longest // rows) * -(-width // columns)
         self.blocks = -(-channels // lanes)
@@ -38,9 +46,6 @@ class Call:
             "WIDE": wide(*maps),
         }
         self.options = {"num_warps": max(1, columns * lanes // 256)}
-
-
-Strides = Sequence[int]
 
 
 class Convolve:

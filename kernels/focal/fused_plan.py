@@ -2,11 +2,10 @@
 
 from collections.abc import Sequence
 
-import triton
 from torch import Tensor, empty, float32, ops
 
 from ..depthwise.fused_plan import Call as Convolution
-from ..depthwise.fused_plan import Convolve, Correlate
+from ..depthwise.fused_plan import Convolve, Correlate, lanes_of
 from ..launch import BoundKernel
 from .fused_kernels import differentiate_gates, differentiate_last, differentiate_level, focus, gather
 
@@ -24,7 +23,7 @@ class Call:
         self.factor = 1 / (self.levels + 1) if normalize else 1.0
         self.plain = (self.tokens * self.channels, self.width * self.channels, self.channels)
         self.convolutions = [Convolution(context.shape, (k, k), (1, 1), context, *more) for k in kernels]
-        lanes = min(64, triton.next_power_of_2(self.channels))
+        lanes = lanes_of(self.channels)
         self.blocks = {"BLOCK": BLOCK, "CHANNELS": lanes}
         self.grid = (-(-self.channels // lanes), -(-self.tokens // BLOCK), self.maps)
         self.extent = (self.height, self.width, self.channels)

@@ -1,4 +1,4 @@
-"""Fused window, linear and agent attention in Triton's interpreter, against their definitions in float64."""
+"""The fused kernels of all operators but neighborhood attention in Triton's interpreter, against the definitions."""
 
 import json
 import os
@@ -13,12 +13,12 @@ pytest.importorskip("triton")
 # Triton decides when it is imported whether it interprets, so the cases run in processes of their own.
 SCRIPT = """
 import json, sys
-import agent_cases, linear_cases, window_cases
+import agent_cases, focal_cases, large_kernel_cases, linear_cases, window_cases
 import torch
 import saccade
 from saccade.kernels.window import window_attention
 
-TOKENS = ("q", "k", "v", "agents")
+MAPS = ("q", "k", "v", "agents", "x", "context", "gates")
 
 
 def window(q, k, v, bias=None, mask=None):
@@ -28,7 +28,7 @@ def window(q, k, v, bias=None, mask=None):
 
 def inside_nan(x):
     '''View of equal values in a larger tensor of NaN: what a kernel reads beside it, or leaves unwritten, shows.'''
-    larger = x.new_full((*x.shape[:-2], x.shape[-2] + 1, x.shape[-1] + 3), float("nan"))
+    larger = x.new_full((*x.shape[:-2], x.shape[-2] + 1, x.shape[-1] + 5), float("nan"))
     view = larger[..., : x.shape[-2], : x.shape[-1]]
     view.copy_(x)
     return view
@@ -40,6 +40,17 @@ def call(operator):
         names = ("q", "k", "v", "bias", "mask")
         tensors = {name: x for name, x in zip(names, case.tensors()) if x is not None}
         return tensors, window
+    if operator == "focal":
+        case = focal_cases.Case(seed=0, **CASE)
+        names = ("context", "gates", *(f"weight{level}" for level in range(len(case.kernels))))
+        tensors = {name: x.detach() for name, x in zip(names, case.inputs())}
+        return tensors, lambda **tensors: case.ours(*tensors.values())
+    if operator in ("depthwise_conv2d", "large_kernel_attention"):
+        case = large_kernel_cases.Case(seed=0, **CASE)
+        chosen = next(known for known in large_kernel_cases.OPERATORS if known.name == operator)
+        inputs = [x.detach() * (1 if at == 0 else 0.3) for at, x in enumerate(chosen.inputs(case))]
+        names = ("x", *(f"parameter{at}" for at in range(1, len(inputs))))
+        return dict(zip(names, inputs)), lambda **tensors: chosen.ours(*tensors.values(), dilation=case.dilation)
     case = {"linear": linear_cases, "agent": agent_cases}[operator].Case(**CASE)
     tensors = {name: x.detach() for name, x in case.tensors().items()}
     return tensors, case.ours
@@ -63,7 +74,7 @@ def weights(outs):
 def errors(operator, dtype):
     tensors, function = call(operator)
     tensors = {name: x if x.dtype == torch.bool else x.to(getattr(torch, dtype)) for name, x in tensors.items()}
-    held = {name: inside_nan(x) if name in TOKENS else x for name, x in tensors.items()}
+    held = {name: inside_nan(x) if name in MAPS else x for name, x in tensors.items()}
     exact = {name: x if x.dtype == torch.bool else x.double() for name, x in tensors.items()}
     ours, true = run(function, held, "fused", weights), run(function, exact, "reference", weights)
     return [((a.double() - b).norm() / b.norm()).item() for a, b in zip(ours, true)]
@@ -103,7 +114,31 @@ def agent(grid, key_grid, agent_grid, dim=16, value_dim=16, **options):
     return {**sizes, "dim": dim, "value_dim": value_dim, **options}
 
 
+def convolution(shape, dilated_kernel=(7, 7), dilation=(1, 1), kernel=(5, 5), bias=True):
+    kernels = {"kernel": kernel, "dilated_kernel": dilated_kernel}
+    return {"shape": shape, **kernels, "dilation": dilation, "bias": bias}
+
+
+def focal(shape, kernels, normalize=False):
+    return {"shape": shape, "kernels": kernels, "normalize": normalize}
+
+
 CASES = {
+    "depthwise_conv2d": {
+        "dilated": convolution((2, 7, 9, 20), dilation=(3, 3)),
+        "uneven": convolution((1, 7, 5, 8), (3, 7), (2, 1), bias=False),
+        "tall": convolution((1, 10, 9, 5), (13, 3), (1, 2)),
+        "wide": convolution((1, 5, 9, 70), (3, 11)),
+    },
+    "large_kernel_attention": {
+        "biased": convolution((2, 9, 11, 20), dilation=(3, 3)),
+        "many channels": convolution((1, 7, 6, 130), dilation=(3, 3), kernel=(3, 3), bias=False),
+    },
+    "focal": {
+        "two levels": focal((2, 9, 11, 20), (3, 5), True),
+        "one level": focal((1, 10, 8, 40), (3,)),
+        "three levels": focal((2, 7, 7, 70), (3, 5, 7)),
+    },
     "window": {
         "many in a tile": window((2, 2), (3, 5), bias=False),
         "many in a tile, bias and mask": window((2, 2), (5, 7), mask="boolean"),
