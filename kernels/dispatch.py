@@ -1,7 +1,7 @@
 """Choice of backend: which implementation of an operator serves a call.
 
-An operator lists its backends fastest first; each is a module that says why it cannot serve a call, or None. `auto`
-takes the first that can. Nothing else in the package looks at devices.
+An operator lists its backends best first, and those not yet measured last; each is a module that says why it cannot
+serve a call, or None. `auto` takes the first that can. Nothing else in the package looks at devices.
 """
 
 import importlib
@@ -51,7 +51,7 @@ class Operator:
     Args:
         package: the operator's package; backend `x` is its module `x`, imported when first asked, with a function
             `unsupported(direction, *call) -> str | None` beside its `forward` and `backward`.
-        backends: their names, fastest first.
+        backends: their names, best first.
 
     The public function carries its operator as `function.operator`, and as `function.describe` a function from its own
     arguments to the `call` that `unsupported` reads.
@@ -119,6 +119,6 @@ def explain(op: Any, *args: Any, **kwargs: Any) -> str:
                 reason = f"{name} is forced"
             runs = reason is None and not chosen
             chosen = chosen or runs
-            said = "runs" if runs else reason or "could run; one listed before it is faster"
+            said = "runs" if runs else reason or "could run; one listed before it is preferred"
             lines.append(f"{'->' if runs else '  '} {direction:8} {candidate:9} {said}")
     return "\n".join(lines)

@@ -1,8 +1,10 @@
 """Launching Triton kernels: what does not change from call to call is bound once."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import wraps
 from typing import Any
 
+import torch
 import triton
 from torch import Tensor
 from triton import knobs
@@ -10,6 +12,65 @@ from triton.runtime import driver
 
 # Versions whose compiled kernels are known to take the arguments that `BoundKernel` hands them.
 DIRECT = triton.__version__.rsplit(".", 1)[0] in ("3.6", "3.7")
+
+
+DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+MOST_PLANS = 4096
+
+
+def why_not(x: Tensor) -> str | None:
+    """Return why Triton kernels cannot serve calls on tensors like `x`, or None when they can."""
+    if x.device.type != "cuda" and not knobs.runtime.interpret:
+        return f"needs CUDA tensors, got {x.device.type}"
+    if x.dtype == torch.bfloat16 and knobs.runtime.interpret:
+        return "Triton's interpreter has no bfloat16 products"
+    if x.dtype not in DTYPES:
+        return f"needs float16, bfloat16 or float32, got {x.dtype}"
+    return None
+
+
+def readable(x: Tensor) -> Tensor:
+    """Return a tensor whose last axis lies in order: `x` itself if it can be."""
+    return x if x.stride(-1) == 1 else x.contiguous()
+
+
+def wide(*tensors: Tensor) -> bool:
+    """Return whether offsets within one of the tensors may not fit in 32 bits."""
+    return any(sum((n - 1) * abs(s) for n, s in zip(x.shape, x.stride(), strict=True)) >= 1 << 31 for x in tensors)
+
+
+def on_device(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Let a function launch on the device of its first tensor, whichever device is current."""
+
+    @wraps(function)
+    def launch(x: Tensor, *arguments: Any) -> Any:
+        if x.is_cuda and x.get_device() != torch.cuda.current_device():
+            with torch.cuda.device(x.device):
+                return function(x, *arguments)
+        return function(x, *arguments)
+
+    return launch
+
+
+class Plans:
+    """The plans of an operator, each made at the first call of its kind."""
+
+    def __init__(self):
+        self.made: dict[tuple, Any] = {}
+
+    def __call__(self, make: Callable[[], Any], settings: tuple, *tensors: Tensor | None) -> Any:
+        """Return the plan for such settings and tensors of such shapes, strides, dtypes, device and alignment.
+
+        Triton compiles another variant for pointers that are no multiples of 16.
+        """
+        kinds = (x if x is None else (x.shape, x.stride(), x.dtype, x.data_ptr() % 16 == 0) for x in tensors)
+        key = (settings, tensors[0].get_device(), *kinds)
+        plan = self.made.get(key)
+        if plan is None:
+            if len(self.made) >= MOST_PLANS:
+                self.made.clear()
+            plan = self.made[key] = make()
+        return plan
 
 
 class BoundKernel:

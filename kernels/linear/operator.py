@@ -12,7 +12,7 @@ from ..dispatch import Operator
 from .feature_maps import width
 from .reference import Form
 
-OPERATOR = Operator(__package__, ("blocked", "reference"))
+OPERATOR = Operator(__package__, ("blocked", "reference", "fused"))
 TENSORS = 8
 WITHOUT_BATCH = (4, 5, 6, 7)
 

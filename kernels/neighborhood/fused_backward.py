@@ -12,10 +12,9 @@ dilation group fits in one tile. Each output element is written once, by one pro
 import triton
 import triton.language as tl
 
+from ..fused_rows import LOG2E, load_rows, logits, store_rows
 from .fused_bias import fold_pairs
-from .fused_forward import load_rows, logits, store_rows
 from .fused_tiles import (
-    LOG2E,
     block_places,
     block_start,
     exists,

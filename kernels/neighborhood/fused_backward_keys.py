@@ -6,11 +6,10 @@ Tables here are inverse: rows are keys and columns the queries that see them.
 import triton
 import triton.language as tl
 
+from ..fused_rows import LOG2E, load_rows, logits, store_rows
 from .fused_backward import key_terms
 from .fused_bias import fold_pairs
-from .fused_forward import load_rows, logits, store_rows
 from .fused_tiles import (
-    LOG2E,
     block_places,
     block_start,
     exists,

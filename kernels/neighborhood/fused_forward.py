@@ -8,8 +8,8 @@ windows and for float32.
 import triton
 import triton.language as tl
 
+from ..fused_rows import LN2, load_rows, logits, store_rows
 from .fused_tiles import (
-    LN2,
     block_places,
     block_start,
     exists,
@@ -22,27 +22,6 @@ from .fused_tiles import (
     tile_table,
     unpacked,
 )
-
-
-@triton.jit
-def load_rows(ptr, offset, D: tl.constexpr, WIDTH: tl.constexpr):
-    """Rows of D channels at element offsets `offset`, padded with zeros to WIDTH."""
-    d = tl.arange(0, WIDTH)
-    if D == WIDTH:
-        return tl.load(ptr + offset[:, None] + d[None, :])
-    return tl.load(ptr + offset[:, None] + d[None, :], mask=(d < D)[None, :], other=0.0)
-
-
-@triton.jit
-def store_rows(ptr, offset, rows, valid, D: tl.constexpr, WIDTH: tl.constexpr):
-    d = tl.arange(0, WIDTH)
-    tl.store(ptr + offset[:, None] + d[None, :], rows.to(ptr.dtype.element_ty), mask=valid[:, None] & (d < D)[None, :])
-
-
-@triton.jit
-def logits(rows, columns, scale, table, PRECISION: tl.constexpr):
-    """Logits in log2 units: rows . columns * scale + table."""
-    return tl.dot(rows, tl.trans(columns), input_precision=PRECISION) * scale + table
 
 
 @triton.jit(do_not_specialize=["axes", "run", "batch", "images"])

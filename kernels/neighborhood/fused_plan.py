@@ -6,13 +6,14 @@ A plan depends on shapes, strides, dtypes and the neighborhood, not on values, s
 import triton
 from torch import Tensor, empty, float32
 
+from ..fused_rows import LOG2E
 from ..launch import BoundKernel
 from .fused_backward import differentiate_queries, differentiate_queries_chunks
 from .fused_backward_keys import differentiate_group, differentiate_keys, differentiate_keys_chunks
 from .fused_bias import sum_partial
 from .fused_config import Config, choose, cut_block
 from .fused_forward import attend_block, attend_chunks
-from .fused_tiles import LOG2E, build_tables
+from .fused_tiles import build_tables
 from .geometry import Geometry
 from .tiling import Tiling, packed, tile_map
 

@@ -8,12 +8,11 @@ one, so that every address is valid; the table is minus infinity there.
 import triton
 import triton.language as tl
 
+from ..fused_rows import LOG2E
 from .tiling import SHIFT as PACKED_SHIFT
 from .tiling import TiledAxis
 
 SHIFT = tl.constexpr(PACKED_SHIFT)
-LOG2E = tl.constexpr(1.4426950408889634)
-LN2 = tl.constexpr(0.6931471805599453)
 
 
 @triton.jit

@@ -10,8 +10,8 @@ import pytest
 pytest.importorskip("triton")
 
 # The driver stands in for one of a Hopper GPU, and kernels are compiled instead of launched.
-SCRIPT = """
-import json, sys
+PREPARE = """
+import json
 import torch
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
@@ -34,40 +34,124 @@ def compile(self, *tensors):
     sizes[self.kernel.__name__] = len(kernel.asm["cubin"])
 
 
+def empty(*shape, dtype=torch.bfloat16):
+    return torch.empty(shape, dtype=dtype)
+
+
 driver.set_active(Driver())
 launch.BoundKernel.__call__ = compile
+sizes = {}
+"""
+CALLS = {
+    "neighborhood": """
 from saccade.kernels.neighborhood import fused
 from saccade.kernels.neighborhood.geometry import geometry
 
-sizes = {}
-for shape, window, dilation, width in json.loads(sys.argv[1]):
-    rank = len(shape)
-    call = geometry(shape, (window,) * rank, (1,) * rank, (dilation,) * rank, (False,) * rank)
-    q, k, v = torch.empty(2, *shape, 3, 2, width, dtype=torch.bfloat16).unbind(-3)
-    bias = torch.empty(2, *(2 * window - 1,) * rank)
+cases = ((7, 7), 7, 1, 32), ((40, 60), 7, 1, 32), ((30, 30), 3, 2, 64), ((40, 40), 13, 1, 64)
+for shape, window, dilation, width in cases:
+    call = geometry(shape, (window,) * 2, (1,) * 2, (dilation,) * 2, (False,) * 2)
+    q, k, v = empty(2, *shape, 3, 2, width).unbind(-3)
+    bias = empty(2, *(2 * window - 1,) * 2, dtype=torch.float32)
     out, lse = fused.forward(q, k, v, bias, call, 0.2)
     fused.backward(out, torch.empty_like(lse), q, k, v, bias, out, lse, call, 0.2)
-print(json.dumps(sizes))
-"""
+""",
+    "window": """
+from saccade.kernels.window import fused
+
+for window in 7, 14:
+    q, k, v = empty(2, 28, 28, 3, 2, 32).unbind(-3)
+    tokens = window**2
+    bias, mask = empty(2, tokens, tokens), empty(784 // tokens, tokens, tokens, dtype=torch.bool)
+    out, lse = fused.forward(q, k, v, bias, mask, (window, window), 0.2)
+    fused.backward(out, torch.empty_like(lse), q, k, v, bias, mask, out, lse, (window, window), 0.2)
+""",
+    "linear": """
+from saccade.kernels.linear import fused
+from saccade.kernels.linear.reference import Form
+
+q, k, v = empty(2, 784, 3, 4, 32).unbind(-3)
+for name, tensors in (
+    ("focused", (q, k, v, None, empty(4, 32), empty(4, 32), None, None)),
+    ("elu_plus_one", (q, k, v, empty(2, 784, 4), None, None, *[empty(2, 784, 32, dtype=torch.float32)] * 2)),
+):
+    form = Form(name, name, "divide", 1.0, True, 3.0, 1e-6)
+    out = fused.forward(tensors, form)
+    fused.backward(out, tensors, [x is not None for x in tensors[:6]] + [False, False], form)
+""",
+    "agent": """
+from saccade.kernels.agent import fused
+
+q, k, v = empty(2, 784, 3, 2, 32).unbind(-3)
+call = (q, k, v, empty(2, 9, 2, 32), empty(2, 9, 784), empty(2, 784, 9), 0.2)
+fused.backward(fused.forward(*call), *call)
+""",
+    "large_kernel": """
+from saccade.kernels.large_kernel import fused
+from saccade.kernels.large_kernel.parameters import Parameters
+
+x = empty(2, 28, 28, 64)
+shapes = ((64, 1, 5, 5), (64, 1, 7, 7), (64, 64), (64,), (64,), (64,))
+parameters = Parameters(*(empty(*shape) for shape in shapes))
+out = fused.forward(x, parameters, (3, 3))
+fused.backward(out[0], x, *out[1:], parameters, (3, 3))
+""",
+    "focal": """
+from saccade.kernels.focal import fused
+
+packed = empty(2, 28, 28, 2 * 96 + 8)
+call = (packed[..., 96:192], packed[..., 192:195], [empty(96, 1, 3, 3), empty(96, 1, 5, 5)], False)
+fused.backward(fused.forward(*call), *call)
+""",
+}
 KERNELS = {
-    "attend_block",
-    "attend_chunks",
-    "build_tables",
-    "differentiate_group",
-    "differentiate_keys",
-    "differentiate_keys_chunks",
-    "differentiate_queries",
-    "differentiate_queries_chunks",
-    "sum_partial",
+    "neighborhood": {
+        "attend_block",
+        "attend_chunks",
+        "build_tables",
+        "differentiate_group",
+        "differentiate_keys",
+        "differentiate_keys_chunks",
+        "differentiate_queries",
+        "differentiate_queries_chunks",
+        "sum_partial",
+    },
+    "window": {
+        "attend_rows",
+        "attend_windows",
+        "differentiate_columns",
+        "differentiate_rows",
+        "differentiate_windows",
+    },
+    "linear": {
+        "apply",
+        "differentiate_keys",
+        "differentiate_queries",
+        "differentiate_state",
+        "measure",
+        "reduce",
+        "settle",
+    },
+    "agent": {"differentiate_keys", "differentiate_queries", "gather", "merge", "read"},
+    "large_kernel": {"convolve", "correlate", "differentiate_weight", "project"},
+    "focal": {
+        "convolve",
+        "correlate",
+        "differentiate_gates",
+        "differentiate_last",
+        "differentiate_level",
+        "focus",
+        "gather",
+    },
 }
 
 
-def test_every_kernel_compiles():
-    cases = [((7, 7), 7, 1, 32), ((40, 60), 7, 1, 32), ((30, 30), 3, 2, 64), ((40, 40), 13, 1, 64)]
+@pytest.mark.parametrize("operator", CALLS)
+def test_every_kernel_compiles(operator):
+    script = PREPARE + CALLS[operator] + "print(json.dumps(sizes))"
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    command = [sys.executable, "-W", "ignore", "-c", SCRIPT, json.dumps(cases)]
+    command = [sys.executable, "-W", "ignore", "-c", script]
     run = subprocess.run(command, env=environment | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     sizes = json.loads(run.stdout.splitlines()[-1])
-    assert set(sizes) == KERNELS
+    assert set(sizes) == KERNELS[operator]
     assert min(sizes.values()) > 1000

@@ -1,0 +1,156 @@
+"""From a kind of call to bound kernels: blocks of tokens, how they are shared out, and the launches."""
+
+import torch
+import triton
+from torch import Tensor, empty, float32
+
+from ..fused_rows import LOG2E
+from ..launch import BoundKernel, wide
+from .fused_backward import differentiate_keys, differentiate_queries
+from .fused_kernels import gather, merge, read
+
+PROGRAMS = 1056  # to aim for where tokens can be split: 8 for each of 132 multiprocessors
+
+
+def _strides(x: Tensor) -> tuple[int, int, int]:
+    """Strides of batch, tokens and heads of [B, N, heads, D]."""
+    return x.stride()[:3]
+
+
+class Call:
+    """A kind of call: shapes, compile-time flags, and how its work is cut."""
+
+    def __init__(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        agents: Tensor,
+        agent_bias: Tensor | None,
+        query_bias: Tensor | None,
+        scale: float,
+    ):
+        self.q, self.k, self.v, self.means = (_strides(x) for x in (q, k, v, agents))
+        self.batch, self.queries, self.heads, width = q.shape
+        self.keys, self.agents = k.shape[1], agents.shape[1]
+        self.scale, self.scale_log2 = scale, scale * LOG2E.value
+        self.gather_bias, self.read_bias = agent_bias is not None, query_bias is not None
+        rows = max(16, triton.next_power_of_2(self.agents))
+        widths = [max(16, triton.next_power_of_2(x.shape[-1])) for x in (q, v)]
+        # Float32 products run without tensor cores, on smaller blocks.
+        self.block = 32 if q.dtype == float32 or max(rows, *widths) > 64 else 64
+        self.gathered = (self.batch, self.heads, rows, widths[1])
+        self.dagents = (self.batch, self.heads, rows, widths[0])
+        self.sizes = {
+            "AGENTS": rows,
+            "BLOCK": self.block,
+            "D": width,
+            "WIDTH": widths[0],
+            "E": v.shape[-1],
+            "VALUE_WIDTH": widths[1],
+            "WIDE": wide(q, k, v),
+            "PRODUCT": {torch.bfloat16: "bfloat16", torch.float16: "tf32", float32: "ieee"}[q.dtype],
+        }
+        self.options = {"num_warps": 4, "num_stages": 2}
+
+    def split(self, tokens: int) -> tuple[int, int]:
+        """Return how many splits of a sample's tokens there are, and the tokens of each."""
+        blocks = -(-tokens // self.block)
+        splits = max(1, min(blocks, PROGRAMS // max(1, self.batch * self.heads)))
+        each = -(-blocks // splits) * self.block
+        return -(-tokens // each), each
+
+
+class Gather:
+    """V_A and the log-sum-exp of a kind of call."""
+
+    def __init__(self, call: Call):
+        self.call = call
+        self.splits, each = call.split(call.keys)
+        self.kernel = BoundKernel(
+            gather,
+            (call.heads, self.splits, call.batch),
+            (call.k, call.v, call.means, call.keys, call.heads, call.agents, each, call.scale_log2),
+            {"HAS_BIAS": call.gather_bias, **call.sizes},
+            **call.options,
+        )
+        self.merge = BoundKernel(
+            merge,
+            (call.batch * call.heads, 1, 1),
+            (call.batch * call.heads, self.splits),
+            {name: call.sizes[name] for name in ("AGENTS", "VALUE_WIDTH")},
+            num_warps=4,
+        )
+
+    def __call__(self, k: Tensor, v: Tensor, agents: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
+        shape = self.call.gathered
+        partial = empty((self.splits, *shape), dtype=float32, device=k.device)
+        terms = empty((self.splits, *shape[:2], 2, shape[2]), dtype=float32, device=k.device)
+        self.kernel(k, v, agents, bias, partial, terms)
+        gathered = empty(shape, dtype=float32, device=k.device)
+        lse = empty(shape[:3], dtype=float32, device=k.device)
+        self.merge(partial, terms, gathered, lse)
+        return gathered, lse
+
+
+class ForwardPlan:
+    """out of a kind of call."""
+
+    def __init__(self, call: Call, out: Tensor):
+        self.gather = Gather(call)
+        self.kernel = BoundKernel(
+            read,
+            (-(-call.queries // call.block), call.heads, call.batch),
+            (call.q, call.means, _strides(out), call.queries, call.heads, call.agents, call.scale_log2),
+            {"HAS_BIAS": call.read_bias, **call.sizes},
+            **call.options,
+        )
+
+    def __call__(self, q, k, v, agents, agent_bias, query_bias, out) -> None:
+        gathered, _ = self.gather(k, v, agents, agent_bias)
+        self.kernel(q, agents, query_bias, gathered, out)
+
+
+class BackwardPlan:
+    """All gradients of a kind of call."""
+
+    def __init__(self, call: Call, dout: Tensor, dq: Tensor, dk: Tensor, dv: Tensor):
+        self.call, self.gather = call, Gather(call)
+        scales = (call.scale, call.scale_log2)
+        self.query_splits, each = call.split(call.queries)
+        self.queries_kernel = BoundKernel(
+            differentiate_queries,
+            (call.heads, self.query_splits, call.batch),
+            (call.q, call.means, _strides(dout), _strides(dq), call.queries, call.heads, call.agents, each, *scales),
+            {"HAS_BIAS": call.read_bias, **call.sizes},
+            **call.options,
+        )
+        self.key_splits, each = call.split(call.keys)
+        self.keys_kernel = BoundKernel(
+            differentiate_keys,
+            (call.heads, self.key_splits, call.batch),
+            (call.k, call.v, call.means, _strides(dk), _strides(dv), call.keys, call.heads, call.agents, each, *scales),
+            {"HAS_BIAS": call.gather_bias, **call.sizes},
+            **call.options,
+        )
+
+    def __call__(
+        self, q, k, v, agents, agent_bias, query_bias, dout, dq, dk, dv
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Fill dq, dk and dv, and return the gradients of agents, as [B, n, heads, D], and biases in float32."""
+        call = self.call
+
+        def scratch(*shape: int) -> Tensor:
+            return empty(shape, dtype=float32, device=q.device)
+
+        gathered, lse = self.gather(k, v, agents, agent_bias)
+        dgathered = scratch(self.query_splits, *call.gathered)
+        dagents = scratch(self.query_splits + self.key_splits, *call.dagents)
+        dread = scratch(call.batch, call.heads, call.queries, call.agents) if call.read_bias else None
+        dgather = scratch(call.batch, call.heads, call.agents, call.keys) if call.gather_bias else None
+        self.queries_kernel(q, agents, query_bias, gathered, dout, dq, dgathered, dagents, dread)
+        dgathered = dgathered.sum(0) if self.query_splits > 1 else dgathered
+        later = dagents[self.query_splits :]
+        self.keys_kernel(k, v, agents, agent_bias, gathered, lse, dgathered, dk, dv, later, dgather)
+        total = dagents.sum(0)[:, :, : call.agents, : q.shape[-1]].mul_(call.scale).transpose(1, 2)
+        return total, *(None if x is None else x.sum(0) for x in (dgather, dread))

@@ -1,0 +1,89 @@
+"""Fused depthwise convolution in Triton: kernels of any odd size and dilation, on channels-last maps as they lie.
+
+Serves float16, bfloat16 and float32 tensors on CUDA devices. Under TRITON_INTERPRET=1 also CPU tensors, slowly. Sums
+are taken in float32 in one order, so results repeat to the bit.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ..launch import Plans, on_device, readable, why_not
+from .fused_plan import Call, Convolve, Correlate
+
+LARGEST_KERNEL = 63
+_plans = Plans()
+
+
+def unsupported(direction: str, x: Tensor, weight: Tensor, *rest: object) -> str | None:
+    """Return why this backend cannot serve the call, or None when it can."""
+    if max(weight.shape[2:]) > LARGEST_KERNEL:
+        return f"needs kernels of at most {LARGEST_KERNEL}, got {tuple(weight.shape[2:])}"
+    return why_not(x)
+
+
+def taps(weight: Tensor) -> Tensor:
+    """Return weights [C, 1, KH, KW] as the kernels read them, [KH, KW, C] in float32."""
+    channels, _, height, width = weight.shape
+    return torch.empty(height, width, channels, device=weight.device).copy_(weight[:, 0].permute(1, 2, 0))
+
+
+def convolve(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    dilation: Sequence[int],
+    more: Tensor | None = None,
+    flip: bool = False,
+) -> Tensor:
+    """Return the convolution, plus `more` if that is given; with `flip` by the kernel turned round."""
+    out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    if not out.numel():
+        return out
+    kernel = tuple(weight.shape[2:])
+    plan = _plans(
+        lambda: Convolve(
+            Call(x.shape, kernel, dilation, x, out),
+            x.stride(),
+            out.stride(),
+            bias is not None,
+            None if more is None else more.stride(),
+            flip,
+        ),
+        (tuple(dilation), kernel, flip),
+        *(x, bias, more),
+    )
+    plan(x, taps(weight), bias, more, out)
+    return out
+
+
+def correlate(
+    x: Tensor, dout: Tensor, weight: Tensor, bias: Tensor | None, dilation: Sequence[int]
+) -> tuple[Tensor, Tensor | None]:
+    """Return the gradients of weight and bias, given that of the output."""
+    if not x.numel():
+        return torch.zeros_like(weight), None if bias is None else torch.zeros_like(bias)
+    kernel = tuple(weight.shape[2:])
+    plan = _plans(
+        lambda: Correlate(Call(x.shape, kernel, dilation, x, dout), x.stride(), dout.stride()),
+        (tuple(dilation), kernel),
+        *(x, dout),
+    )
+    dweight, dbias = plan(x, dout)
+    return dweight.to(weight.dtype).contiguous(), None if bias is None else dbias.to(bias.dtype)
+
+
+@on_device
+def forward(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: Sequence[int]) -> Tensor:
+    """Return the output [B, H, W, C] in the dtype of x."""
+    return convolve(readable(x), weight, bias, dilation)
+
+
+@on_device
+def backward(
+    dout: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, dilation: Sequence[int]
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Return the gradients of x, weight and bias, given that of the output."""
+    x, dout = readable(x), readable(dout)
+    return convolve(dout, weight, None, dilation, flip=True), *correlate(x, dout, weight, bias, dilation)

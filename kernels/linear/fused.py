@@ -1,0 +1,75 @@
+"""Fused linear attention in Triton: features are made on the fly and never reach memory.
+
+Serves float16, bfloat16 and float32 tensors on CUDA devices with the maps in `MAPS` and rotations that need no
+gradient. Under TRITON_INTERPRET=1 also CPU tensors, slowly. Sums are taken in one order, so results repeat to the bit.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ..launch import Plans, on_device, readable, why_not
+from . import reference
+from .fused_plan import BackwardPlan, Call, ForwardPlan
+from .reference import Form
+
+MAPS = {
+    "identity", "relu", "leaky_relu", "exponential", "elu", "elu_plus_one", "silu", "unit", "softmax_channels",
+    "focused",
+}  # fmt: skip
+LARGEST_WIDTH = 128
+_plans = Plans()
+
+
+def unsupported(direction: str, tensors: Sequence[Tensor | None], form: Form) -> str | None:
+    """Return why this backend cannot serve the call, or None when it can."""
+    q, _, v, *_ = tensors
+    for name in (form.query_map, form.key_map):
+        if name not in MAPS:
+            return f"has no feature map {name}"
+    if max(q.shape[-1], v.shape[-1]) > LARGEST_WIDTH:
+        return f"needs head dimensions of at most {LARGEST_WIDTH}, got {q.shape[-1]} and {v.shape[-1]}"
+    return why_not(q)
+
+
+def _prepared(tensors: Sequence[Tensor | None]) -> list[Tensor | None]:
+    """Return the tensors as the kernels read them: tokens with channels in order, the others contiguous."""
+    return [x if x is None else readable(x) if at < 3 else x.contiguous() for at, x in enumerate(tensors)]
+
+
+@on_device
+def _forward(q: Tensor, tensors: Sequence[Tensor | None], form: Form) -> Tensor:
+    out = torch.empty(*q.shape[:-1], tensors[2].shape[-1], dtype=q.dtype, device=q.device)
+    if not out.numel():
+        return out
+    tensors = _prepared(tensors)
+    plan = _plans(lambda: ForwardPlan(Call(tensors, form), out), ("forward", form), *tensors)
+    plan(tensors, out)
+    return out
+
+
+@on_device
+def _backward(dout: Tensor, tensors: Sequence[Tensor | None], form: Form) -> list[Tensor | None]:
+    dout = readable(dout)
+    tensors = _prepared(tensors)
+    q, k, v, weight = tensors[:4]
+    gradients = [None if x is None else torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (q, k, v, weight)]
+    plan = _plans(lambda: BackwardPlan(Call(tensors, form), dout, *gradients[:3]), ("backward", form), *tensors, dout)
+    return [*gradients, *plan(tensors, dout, gradients), None, None]
+
+
+def forward(tensors: Sequence[Tensor | None], form: Form) -> Tensor:
+    """Return the output [B, N, heads, E] in the dtype of v."""
+    return _forward(tensors[0], tensors, form)
+
+
+def backward(dout: Tensor, tensors: Sequence[Tensor | None], needed: Sequence[bool], form: Form) -> list[Tensor | None]:
+    """Return the gradients of those `tensors` that are given and needed, None for the others."""
+    if needed[6] or needed[7] or not dout.numel():
+        return reference.backward(dout, tensors, needed, form)
+    gradients = _backward(dout, tensors, form)
+    return [
+        gradient if gradient is None else gradient.to(x.dtype) if need else None
+        for gradient, x, need in zip(gradients, tensors, needed, strict=True)
+    ]

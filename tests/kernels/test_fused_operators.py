@@ -1,0 +1,188 @@
+"""The fused kernels of all operators but neighborhood attention in Triton's interpreter, against the definitions."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("triton")
+
+# Triton decides when it is imported whether it interprets, so the cases run in processes of their own.
+SCRIPT = """
+import json, sys
+import agent_cases, focal_cases, large_kernel_cases, linear_cases, window_cases
+import torch
+import saccade
+from saccade.kernels.window import window_attention
+
+MAPS = ("q", "k", "v", "agents", "x", "context", "gates")
+
+
+def window(q, k, v, bias=None, mask=None):
+    out, lse = window_attention(q, k, v, CASE["window"], bias=bias, mask=mask, scale=0.3, return_lse=True)
+    return out, lse.masked_fill(lse.isinf(), 0)
+
+
+def inside_nan(x):
+    '''View of equal values in a larger tensor of NaN: what a kernel reads beside it, or leaves unwritten, shows.'''
+    larger = x.new_full((*x.shape[:-2], x.shape[-2] + 1, x.shape[-1] + 5), float("nan"))
+    view = larger[..., : x.shape[-2], : x.shape[-1]]
+    view.copy_(x)
+    return view
+
+
+def call(operator):
+    if operator == "window":
+        case = window_cases.Case(seed=0, **CASE)
+        names = ("q", "k", "v", "bias", "mask")
+        tensors = {name: x for name, x in zip(names, case.tensors()) if x is not None}
+        return tensors, window
+    if operator == "focal":
+        case = focal_cases.Case(seed=0, **CASE)
+        names = ("context", "gates", *(f"weight{level}" for level in range(len(case.kernels))))
+        tensors = {name: x.detach() for name, x in zip(names, case.inputs())}
+        return tensors, lambda **tensors: case.ours(*tensors.values())
+    if operator in ("depthwise_conv2d", "large_kernel_attention"):
+        case = large_kernel_cases.Case(seed=0, **CASE)
+        chosen = next(known for known in large_kernel_cases.OPERATORS if known.name == operator)
+        inputs = [x.detach() * (1 if at == 0 else 0.3) for at, x in enumerate(chosen.inputs(case))]
+        names = ("x", *(f"parameter{at}" for at in range(1, len(inputs))))
+        return dict(zip(names, inputs)), lambda **tensors: chosen.ours(*tensors.values(), dilation=case.dilation)
+    case = {"linear": linear_cases, "agent": agent_cases}[operator].Case(**CASE)
+    tensors = {name: x.detach() for name, x in case.tensors().items()}
+    return tensors, case.ours
+
+
+def run(function, tensors, backend, weights):
+    '''Outputs and gradients of all but the masks and the rotations.'''
+    learned = [name for name in tensors if "rotary" not in name and name != "mask"]
+    tensors = {name: x.detach().requires_grad_(name in learned) for name, x in tensors.items()}
+    with saccade.backend(backend):
+        outs = function(**tensors)
+        outs = outs if isinstance(outs, tuple) else (outs,)
+        total = sum((out.double() * weight).sum() for out, weight in zip(outs, weights(outs)))
+        return [*outs, *torch.autograd.grad(total, [tensors[name] for name in learned])]
+
+
+def weights(outs):
+    return [torch.linspace(-1, 1, out.numel(), dtype=torch.float64).cos().view_as(out) for out in outs]
+
+
+def errors(operator, dtype):
+    tensors, function = call(operator)
+    tensors = {name: x if x.dtype == torch.bool else x.to(getattr(torch, dtype)) for name, x in tensors.items()}
+    held = {name: inside_nan(x) if name in MAPS else x for name, x in tensors.items()}
+    exact = {name: x if x.dtype == torch.bool else x.double() for name, x in tensors.items()}
+    ours, true = run(function, held, "fused", weights), run(function, exact, "reference", weights)
+    return [((a.double() - b).norm() / b.norm()).item() for a, b in zip(ours, true)]
+
+
+torch.use_deterministic_algorithms(True)
+operator, cases = sys.argv[1], json.loads(sys.argv[2])
+found = {}
+for name, CASE in cases.items():
+    CASE = {key: tuple(value) if isinstance(value, list) else value for key, value in CASE.items()}
+    found[name] = {dtype: errors(operator, dtype) for dtype in ("float32", "float16")}
+print(json.dumps(found))
+"""
+TOLERANCE = {"float32": 1e-5, "float16": 2e-3}
+
+
+def window(window, counts, bias=True, mask=None, heads=2, dim=16, value_dim=None):
+    return {
+        "window": window,
+        "counts": counts,
+        "bias": bias,
+        "mask": mask,
+        "batch": 2,
+        "heads": heads,
+        "dim": dim,
+        "value_dim": value_dim or dim,
+    }
+
+
+def linear(query_map, key_map, normalizer, grid=(5, 7), key_grid=(4, 9), dim=16, value_dim=16, **options):
+    names = {"query_map": query_map, "key_map": key_map, "normalizer": normalizer}
+    return {"grid": grid, "key_grid": key_grid, "dim": dim, "value_dim": value_dim, **names, **options}
+
+
+def agent(grid, key_grid, agent_grid, dim=16, value_dim=16, **options):
+    sizes = {"grid": grid, "key_grid": key_grid, "agent_grid": agent_grid}
+    return {**sizes, "dim": dim, "value_dim": value_dim, **options}
+
+
+def convolution(shape, dilated_kernel=(7, 7), dilation=(1, 1), kernel=(5, 5), bias=True):
+    kernels = {"kernel": kernel, "dilated_kernel": dilated_kernel}
+    return {"shape": shape, **kernels, "dilation": dilation, "bias": bias}
+
+
+def focal(shape, kernels, normalize=False):
+    return {"shape": shape, "kernels": kernels, "normalize": normalize}
+
+
+CASES = {
+    "depthwise_conv2d": {
+        "dilated": convolution((2, 7, 9, 20), dilation=(3, 3)),
+        "uneven": convolution((1, 7, 5, 8), (3, 7), (2, 1), bias=False),
+        "tall": convolution((1, 10, 9, 5), (13, 3), (1, 2)),
+        "wide": convolution((1, 5, 9, 70), (3, 11)),
+    },
+    "large_kernel_attention": {
+        "biased": convolution((2, 9, 11, 20), dilation=(3, 3)),
+        "many channels": convolution((1, 7, 6, 130), dilation=(3, 3), kernel=(3, 3), bias=False),
+    },
+    "focal": {
+        "two levels": focal((2, 9, 11, 20), (3, 5), True),
+        "one level": focal((1, 10, 8, 40), (3,)),
+        "three levels": focal((2, 7, 7, 70), (3, 5, 7)),
+    },
+    "window": {
+        "many in a tile": window((2, 2), (3, 5), bias=False),
+        "many in a tile, bias and mask": window((2, 2), (5, 7), mask="boolean"),
+        "uneven, wide values": window((3, 5), (2, 3), mask="additive", dim=8, value_dim=20),
+        "one in a tile": window((7, 7), (2, 2), heads=3),
+        "one axis": window((3,), (5,)),
+        "three axes": window((2, 2, 2), (2, 1, 3), mask="boolean"),
+        "tile forward, chunks backward": window((7, 10), (2, 1), mask="boolean"),
+        "chunks": window((12, 12), (1, 2), mask="additive"),
+    },
+    "linear": {
+        "focused": linear("focused", "focused", "divide"),
+        "focused, many heads, weights": linear(
+            "focused", "focused", "divide", heads=5, dim=8, value_dim=12, weight=True, grid=(9, 9)
+        ),
+        "focused, rotated": linear("focused", "focused", "subtract", rotary=True),
+        "weights, rotated": linear("elu_plus_one", "elu_plus_one", "divide", weight=True, rotary=True),
+        "magnitudes": linear("elu_plus_one", "elu_plus_one", "magnitude_aware", rotary=True),
+        "odd widths": linear("relu", "relu", "divide_clamped", dim=20, value_dim=9),
+        "plain": linear("identity", "identity", "subtract"),
+        "by channels": linear("softmax_channels", "unit", "none"),
+        "others": linear("silu", "exponential", "none"),
+        "more": linear("elu", "leaky_relu", "none", weight=True),
+    },
+    "agent": {
+        "both biases": agent((5, 7), (6, 9), (3, 3), heads=3),
+        "odd widths": agent((10, 13), (10, 20), (2, 2), query_bias=False, dim=20, value_dim=9),
+        "many agents": agent((7, 10), (3, 11), (7, 7), agent_bias=False, heads=1),
+        "no bias": agent((4, 5), (4, 5), (4, 4), agent_bias=False, query_bias=False, dim=8, value_dim=8),
+    },
+}
+
+
+@pytest.mark.parametrize("operator", CASES)
+def test_interpreted_kernels_equal_the_definition(operator):
+    environment = dict(os.environ, TRITON_INTERPRET="1", OMP_NUM_THREADS="1")
+    environment["PYTHONPATH"] = os.pathsep.join(
+        filter(None, (str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")))
+    )
+    command = [sys.executable, "-W", "ignore", "-c", SCRIPT, operator, json.dumps(CASES[operator])]
+    run = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    found = json.loads(run.stdout.splitlines()[-1])
+    assert list(found) == list(CASES[operator])
+    for name, by_dtype in found.items():
+        for dtype, errors in by_dtype.items():
+            assert max(errors) < TOLERANCE[dtype], (name, dtype, errors)
