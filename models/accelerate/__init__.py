@@ -22,7 +22,7 @@ SWAPS = {
         twins.SWAP,
         tiny_vit.SWAP,
         gcvit.SWAP,
-        *maxxvit.SWAPS,
+        maxxvit.SWAP,
         *hiera.SWAPS,
         depthwise.SWAP,
     )
@@ -50,7 +50,7 @@ def accelerate(model: nn.Module, report: Callable[[Report], Any] | None = print)
     nothing.
 
     Args:
-        model: any model; the swapped modules gain most on a GPU, in half precision and with `channels_last` memory.
+        model: any model. The gain is a GPU's, most in half precision and with `channels_last` memory; a CPU has none.
         report: what takes the `Report`, whose text says it all: `print`, or None for silence.
 
     Returns:

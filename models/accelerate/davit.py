@@ -3,7 +3,7 @@
 from timm.models import davit
 from torch import Tensor, nn
 
-from .swap import Swap, silent
+from .swap import Swap, silent, unknown
 from .windows import attend, pad
 
 
@@ -12,7 +12,7 @@ class SpatialBlock(davit.SpatialBlock):
 
     def forward(self, x: Tensor) -> Tensor:
         attn = self.attn
-        if type(attn) is not davit.WindowAttention or not silent(attn, attn.softmax):
+        if unsupported(self) or not silent(attn, attn.softmax):
             return super().forward(x)
         height, width = x.shape[2:]
         tokens = self.cpe1(x).flatten(2).mT
@@ -27,7 +27,7 @@ class SpatialBlock(davit.SpatialBlock):
 
 def unsupported(block: nn.Module) -> str | None:
     if type(block.attn) is not davit.WindowAttention:
-        return f"its attention is a {type(block.attn).__name__}"
+        return unknown(block.attn)
     return None if block.ffn else "it has no MLP"
 
 

@@ -1,10 +1,9 @@
 """GCViT's blocks of local attention inside windows, with relative position bias."""
 
-from timm.layers import RelPosBias
 from timm.models import gcvit
 from torch import Tensor, nn
 
-from .swap import Swap, silent
+from .swap import Swap, silent, unknown
 from .windows import attend
 
 
@@ -13,8 +12,7 @@ class GlobalContextVitBlock(gcvit.GlobalContextVitBlock):
 
     def _window_attn(self, x: Tensor, q_global: Tensor | None = None) -> Tensor:
         attn = self.attn
-        known = type(attn) is gcvit.WindowAttentionGlobal and type(attn.rel_pos) is RelPosBias
-        if not known or not silent(attn, attn.attn_drop, attn.rel_pos):
+        if unsupported(self) or not silent(attn, attn.attn_drop, attn.rel_pos):
             return super()._window_attn(x, q_global)
         bias = attn.rel_pos.get_bias().squeeze(0)
         x = attend(attn.qkv(x), attn.num_heads, self.window_size, attn.scale, bias)
@@ -23,7 +21,7 @@ class GlobalContextVitBlock(gcvit.GlobalContextVitBlock):
 
 def unsupported(block: nn.Module) -> str | None:
     if type(block.attn) is not gcvit.WindowAttentionGlobal:
-        return f"its attention is a {type(block.attn).__name__}"
+        return unknown(block.attn)
     # Which image's queries a window of a batch gets differs between the versions of timm.
     return "its windows share the queries of the whole image" if block.attn.use_global else None
 

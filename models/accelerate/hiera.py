@@ -3,7 +3,7 @@
 from timm.models import hiera, hieradet_sam2
 from torch import Tensor, nn
 
-from .swap import Swap, silent
+from .swap import Swap, silent, unknown
 from .windows import attend, pad
 
 
@@ -14,6 +14,8 @@ class MaskUnitAttention(hiera.MaskUnitAttention):
     """
 
     def forward(self, x: Tensor) -> Tensor:
+        if _unpooled_units(self):
+            return super().forward(x)
         grid = self.qkv(x).unflatten(1, (self.window_size, -1))
         return self.proj(attend(grid, self.heads, (self.window_size, 1), self.scale).flatten(1, 2))
 
@@ -29,7 +31,7 @@ class MultiScaleBlock(hieradet_sam2.MultiScaleBlock):
 
     def forward(self, x: Tensor) -> Tensor:
         attn = self.attn
-        if type(attn) is not hieradet_sam2.MultiScaleAttention or not silent(attn):
+        if _unpooled_windows(self) or not silent(attn):
             return super().forward(x)
         height, width = x.shape[1:3]
         qkv = attn.qkv(pad(self.norm1(x), self.window_size))
@@ -39,6 +41,8 @@ class MultiScaleBlock(hieradet_sam2.MultiScaleBlock):
 
 
 def _unpooled_windows(block: nn.Module) -> str | None:
+    if type(block.attn) is not hieradet_sam2.MultiScaleAttention:
+        return unknown(block.attn)
     if not block.is_windowed:
         return "it attends globally"
     return "it pools its queries" if block.q_stride is not None or block.dim != block.dim_out else None

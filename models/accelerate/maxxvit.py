@@ -1,4 +1,4 @@
-"""MaxViT's attention inside windows (blocks) and over grids, in both of timm's memory layouts."""
+"""MaxViT's attention inside windows and over grids."""
 
 from collections.abc import Sequence
 
@@ -8,38 +8,20 @@ from torch import Tensor, nn
 
 from ...kernels.neighborhood import neighborhood_attention
 from ...kernels.window import window_attention
-from .swap import Swap, pointwise, readable, silent
-
-ATTENTIONS = (maxxvit.AttentionCl, maxxvit.Attention2d)
+from .swap import Swap, readable, silent, unknown
 
 
 class PartitionAttentionCl(maxxvit.PartitionAttentionCl):
-    """timm's block of channels-last maps with `window_attention` or `neighborhood_attention`."""
+    """timm's block with `window_attention` or, for grids, `neighborhood_attention`."""
 
     def _partition_attn(self, x: Tensor) -> Tensor:
         attn = self.attn
-        if not _served(attn, x.shape[1:3], self.partition_size):
+        watched = [attn, attn.attn_drop] + ([] if attn.rel_pos is None else [attn.rel_pos])
+        whole = all(extent % tokens == 0 for extent, tokens in zip(x.shape[1:3], self.partition_size, strict=True))
+        if unsupported(self) or not silent(*watched) or not whole:
             return super()._partition_attn(x)
         out = _attend(attn, attn.qkv(x), self.partition_size, not self.partition_block)
         return attn.proj_drop(attn.proj(out))
-
-
-class PartitionAttention2d(maxxvit.PartitionAttention2d):
-    """timm's block of NCHW maps with `window_attention` or `neighborhood_attention`, on channels-last views."""
-
-    def _partition_attn(self, x: Tensor) -> Tensor:
-        attn = self.attn
-        if not _served(attn, x.shape[2:], self.partition_size):
-            return super()._partition_attn(x)
-        qkv = pointwise(attn.qkv, x.permute(0, 2, 3, 1))
-        out = pointwise(attn.proj, _attend(attn, qkv, self.partition_size, not self.partition_block))
-        return attn.proj_drop(out.permute(0, 3, 1, 2))
-
-
-def _served(attn: nn.Module, shape: Sequence[int], size: Sequence[int]) -> bool:
-    watched = [attn, attn.attn_drop] + ([] if attn.rel_pos is None else [attn.rel_pos])
-    whole = all(extent % tokens == 0 for extent, tokens in zip(shape, size, strict=True))
-    return type(attn) in ATTENTIONS and silent(*watched) and whole
 
 
 def _attend(attn: nn.Module, qkv: Tensor, size: Sequence[int], grid: bool) -> Tensor:
@@ -72,8 +54,8 @@ def _table(rel_pos: nn.Module | None) -> Tensor | None:
 
 def unsupported(block: nn.Module) -> str | None:
     attn = block.attn
-    if type(attn) not in ATTENTIONS:
-        return f"its attention is a {type(attn).__name__}"
+    if type(attn) is not maxxvit.AttentionCl:
+        return unknown(attn)
     if block.partition_block or attn.rel_pos is None:
         return None
     if type(attn.rel_pos) not in (RelPosBias, RelPosBiasTf):
@@ -82,7 +64,6 @@ def unsupported(block: nn.Module) -> str | None:
     return "neighborhood attention with a position bias needs grids of odd extents" if even else None
 
 
-SWAPS = (
-    Swap(maxxvit.PartitionAttentionCl, PartitionAttentionCl, "window or neighborhood attention", unsupported),
-    Swap(maxxvit.PartitionAttention2d, PartitionAttention2d, "window or neighborhood attention", unsupported),
+SWAP = Swap(
+    maxxvit.PartitionAttentionCl, PartitionAttentionCl, "window_attention or neighborhood_attention", unsupported
 )

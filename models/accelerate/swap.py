@@ -43,6 +43,11 @@ def silent(*modules: nn.Module) -> bool:
     )
 
 
+def unknown(attn: nn.Module) -> str:
+    """Return why a block is left alone whose attention is not timm's own."""
+    return f"its attention is a {type(attn).__name__}"
+
+
 def pointwise(convolution: nn.Module, x: Tensor) -> Tensor:
     """Apply a 1x1 convolution to a channels-last map, [B, H, W, C] -> [B, H, W, D], as the linear map that it is.
 

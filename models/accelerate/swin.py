@@ -3,7 +3,7 @@
 from timm.models import swin_transformer
 from torch import Tensor, nn
 
-from .swap import Swap, silent
+from .swap import Swap, silent, unknown
 from .windows import attend, pad
 
 
@@ -12,7 +12,7 @@ class SwinTransformerBlock(swin_transformer.SwinTransformerBlock):
 
     def _attn(self, x: Tensor) -> Tensor:
         attn = self.attn
-        if type(attn) is not swin_transformer.WindowAttention or not silent(attn, attn.softmax, attn.attn_drop):
+        if unsupported(self) or not silent(attn, attn.softmax, attn.attn_drop):
             return super()._attn(x)
         height, width = x.shape[1:3]
         rows, columns = self.shift_size
@@ -28,9 +28,7 @@ class SwinTransformerBlock(swin_transformer.SwinTransformerBlock):
 
 
 def unsupported(block: nn.Module) -> str | None:
-    if type(block.attn) is not swin_transformer.WindowAttention:
-        return f"its attention is a {type(block.attn).__name__}"
-    return None
+    return None if type(block.attn) is swin_transformer.WindowAttention else unknown(block.attn)
 
 
 SWAP = Swap(swin_transformer.SwinTransformerBlock, SwinTransformerBlock, "window_attention", unsupported)

@@ -4,7 +4,7 @@ from timm.models import tiny_vit
 from torch import Tensor, nn
 
 from ...kernels.window import window_attention
-from .swap import Swap, readable, silent
+from .swap import Swap, readable, silent, unknown
 from .windows import pad
 
 
@@ -13,7 +13,7 @@ class TinyVitBlock(tiny_vit.TinyVitBlock):
 
     def forward(self, x: Tensor) -> Tensor:
         attn = self.attn
-        if type(attn) is not tiny_vit.Attention or not silent(attn):
+        if unsupported(self) or not silent(attn):
             return super().forward(x)
         height, width = x.shape[1:3]
         window = (self.window_size, self.window_size)
@@ -29,9 +29,7 @@ class TinyVitBlock(tiny_vit.TinyVitBlock):
 
 
 def unsupported(block: nn.Module) -> str | None:
-    if type(block.attn) is not tiny_vit.Attention:
-        return f"its attention is a {type(block.attn).__name__}"
-    return None
+    return None if type(block.attn) is tiny_vit.Attention else unknown(block.attn)
 
 
 SWAP = Swap(tiny_vit.TinyVitBlock, TinyVitBlock, "window_attention", unsupported)
