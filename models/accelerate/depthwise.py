@@ -27,7 +27,10 @@ class Conv2d(nn.Conv2d):
         if self.weight.dtype not in (dtype, torch.float32):
             return False
         gains = measured.DEPTHWISE_GAINS.get((self.kernel_size, self.dilation, dtype, device))
-        return bool(gains) and measured.nearest(gains, x.shape[1:])[torch.is_grad_enabled()] > 1
+        if not gains:
+            return False
+        forward, both = measured.nearest(gains, x.shape[1:])
+        return (both if torch.is_grad_enabled() else forward) > 1
 
 
 def _is_large(module: nn.Module) -> bool:
