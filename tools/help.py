@@ -157,11 +157,11 @@ whether they are met. What fails says so in its row. A CPU gets reduced sizes: i
 
 kernels    op: neighborhood (default), large_kernel, depthwise, focal, window, linear, agent, gated_linear or all. Ours
            is timed first, then torch's eager formulations and a copy of the same memory, then compiled formulations,
-           which take seconds each. budget (default 90) ends those beside ours; cases picks by part of the name.
+           which take seconds each. budget (default 60) is for those beside ours; cases picks by part of the name.
 models     batches of 256 (inference) and 128 (training) images of 224 pixels, at other sizes as many as have the same
            pixels. modes=share times attention alone (RAVLT, MAViT and others made of cores between projections), for
            its share of a step. compile is reduce-overhead (default: CUDA graphs), default, max-autotune or none.
-           budget ends everything.
+           warm=4 compiles on the GPU in so many processes before; budget ends everything.
 
 examples
   saccade benchmark kernels op=neighborhood           the rows of kernels/neighborhood/NOTES.md

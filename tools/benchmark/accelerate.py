@@ -6,7 +6,6 @@ depthwise convolution is swapped for the shapes that won.
 
 from __future__ import annotations
 
-import gc
 import time
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -15,15 +14,16 @@ from pathlib import Path
 import timm
 import torch
 
-from ...models.accelerate import accelerate, measured
+from ...models.accelerate import measured
 from ..errors import UserError
-from .kernels import measure
+from .kernels import measure as measure_operator
+from .models import release, take_step
 from .operators.depthwise import Case
 from .problem import Draw, Formulation
 from .report import collect, one_line, table
 from .settings import read_device, read_list, read_number, read_words
-from .steps import COMPILATIONS, batch_size, build, inference, training
-from .timing import call_seconds
+from .steps import BATCH, COMPILATIONS
+from .warm import ACCELERATED, AS_IS, warm
 
 MODELS = (
     "swin_tiny_patch4_window7_224",
@@ -40,7 +40,6 @@ DEPTHWISE = tuple(
     for kernel, channels in ((7, 96), (7, 128), (9, 96), (11, 96))
     for side in (56, 28, 14, 7)
 )
-STEPS = {"infer": inference, "train": training}
 
 
 def model_rows(
@@ -61,33 +60,13 @@ def model_rows(
                 try:
                     if time.monotonic() > end:
                         raise TimeoutError("budget was used up")
-                    for use in STEPS:
-                        row |= take_step(use, name, size, implementation, compilation, device)
+                    for measure in BATCH:
+                        release(device)
+                        take_step(row, measure, name, size, device, compilation, implementation == measured.AFTER)
                 except Exception as error:
                     # Memory, a size that a model does not take, a kernel's fault: the table says so and goes on.
                     row["error"] = one_line(error)
                 yield row
-
-
-def take_step(
-    use: str, name: str, size: int, implementation: str, compilation: str, device: torch.device
-) -> dict[str, float]:
-    """Return the images per second of inference or training, and on a GPU the peak memory."""
-    cuda = device.type == "cuda"
-    # What another model held, its CUDA graphs too, is not this one's memory.
-    torch.compiler.reset()
-    gc.collect()
-    if cuda:
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
-    model = build(name, size, device)
-    if implementation == measured.AFTER:
-        accelerate(model, report=None)
-    batch = batch_size(use, size, device)
-    images = torch.randn(batch, 3, size, size, device=device).contiguous(memory_format=torch.channels_last)
-    call = model if compilation == "none" else torch.compile(model, mode=compilation, dynamic=False)
-    found = {f"{use}_images_per_s": batch / call_seconds(STEPS[use](model, call, images), cuda)}
-    return {**found, f"{use}_peak_GiB": torch.cuda.max_memory_allocated() / 2**30} if cuda else found
 
 
 def depthwise_rows(cases: Sequence[Case], device: torch.device, end: float) -> Iterator[dict]:
@@ -104,7 +83,7 @@ def depthwise_rows(cases: Sequence[Case], device: torch.device, end: float) -> I
             try:
                 if time.monotonic() > end:
                     raise TimeoutError("budget was used up")
-                measure(way, problem.inputs, device, row)
+                measure_operator(way, problem.inputs, device, row)
             except Exception as error:
                 row["error"] = one_line(error)
             yield row
@@ -137,7 +116,14 @@ def main(words: list[str]) -> None:
     Errors:
         UserError: a word is not one of the settings, or a value of one not valid.
     """
-    settings = {"models": ",".join(MODELS), "size": "", "compile": "", "depthwise": "true", "budget": "570"}
+    settings = {
+        "models": ",".join(MODELS),
+        "size": "",
+        "compile": "",
+        "depthwise": "true",
+        "warm": "0",
+        "budget": "570",
+    }
     settings = read_words(words, {**settings, "device": "auto", "out": "benchmarks"}, "accelerate")
     device = read_device(settings["device"])
     cuda = device.type == "cuda"
@@ -155,5 +141,9 @@ def main(words: list[str]) -> None:
         cases = DEPTHWISE if cuda else tuple(dict.fromkeys(case.reduced() for case in DEPTHWISE))
         told = partial(summary, figures=("forward_ms", "forward_backward_ms"), faster=False)
         collect(measured.DEPTHWISE, depthwise_rows(cases, device, end), out, device, told)
+    processes = read_number("warm", settings["warm"], least=0)
+    for compilation in compilations if cuda and processes else ():
+        if compilation != "none":
+            warm(names, [size], list(BATCH), compilation, processes, (AS_IS, ACCELERATED))
     told = partial(summary, figures=("infer_images_per_s", "train_images_per_s"), faster=True)
     collect(measured.MODELS, model_rows(names, size, compilations, device, end), out, device, told)

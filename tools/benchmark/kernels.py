@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from importlib import import_module
 from itertools import chain
 from pathlib import Path
+from types import ModuleType
 
 import torch
 from torch import Tensor
 
+from ...kernels.dispatch import Operator
 from ..errors import UserError
 from .problem import Case, Draw, Formulation, Problem
 from .report import collect, one_line, table
@@ -45,15 +48,17 @@ def rows(
     Args:
         baselines: which of "eager" and "compile" are put beside ours.
         chosen: only cases whose name contains this.
-        budget: seconds after which formulations beside ours are no longer timed.
+        budget: seconds for what is beside ours, after which no more of it is timed.
     """
     cuda = device.type == "cuda"
-    end = time.monotonic() + budget
     cases = [case for case in cases_of(operator) if chosen in str(case)]
     if not cuda:
         cases = list(dict.fromkeys(case.reduced() for case in cases))
     draw = Draw(device, torch.bfloat16 if cuda else torch.float32)
+    end = float("inf")
     for phase in (OURS, *(name for name in BASELINES if name in baselines)):
+        if phase != OURS:
+            end = min(end, time.monotonic() + budget)
         for case in cases:
             try:
                 torch.manual_seed(0)
@@ -64,7 +69,7 @@ def rows(
                 continue
             for name, take in ways.items():
                 row = {"operator": operator, "case": str(case), "implementation": name}
-                if phase != OURS and time.monotonic() > end:
+                if time.monotonic() > end:
                     row["error"] = f"not measured: budget={budget:g} s was used up"
                 else:
                     row |= attempt(take)
@@ -79,6 +84,8 @@ def attempt(take: Take) -> dict[str, float | str]:
     except Exception as error:
         # Memory, a shape that an implementation does not take, a kernel's fault: the table says so and goes on.
         found["error"] = one_line(error)
+    # What the graph of one held is the next one's to use; nothing happens where there is no GPU.
+    torch.cuda.empty_cache()
     return found
 
 
@@ -86,7 +93,7 @@ def measurements(problem: Problem, phase: str, device: torch.device) -> dict[str
     """Return what takes the times of a phase, by the name in the table."""
     inputs, others = problem.inputs, problem.others
     if phase == OURS:
-        return {OURS: partial(measure, Formulation(problem.ours), inputs, device)}
+        return {OURS: partial(measure_ours, problem, device)}
     if phase == "compile":
         return {
             f"{name}, compiled": partial(measure, way, inputs, device, compiled=True)
@@ -95,6 +102,31 @@ def measurements(problem: Problem, phase: str, device: torch.device) -> dict[str
         }
     eager = {name: partial(measure, way, inputs, device) for name, way in others.items()}
     return {FLOOR: partial(measure_floor, problem, device), **eager}
+
+
+def measure_ours(problem: Problem, device: torch.device, found: dict[str, float | str]) -> None:
+    """Find the times of our operator, and the backends that served it."""
+    with backends_used() as used:
+        measure(Formulation(problem.ours), problem.inputs, device, found)
+    found["backends"] = ", ".join(f"{direction} {backend}" for direction, backend in sorted(used))
+
+
+@contextmanager
+def backends_used() -> Iterator[set[tuple[str, str]]]:
+    """Collect the direction and the name of each backend that is chosen inside the block."""
+    used: set[tuple[str, str]] = set()
+    choose = Operator.choose
+
+    def watched(operator: Operator, name: str, direction: str, *call: object) -> ModuleType:
+        module = choose(operator, name, direction, *call)
+        used.add((direction, module.__name__.rpartition(".")[2]))
+        return module
+
+    Operator.choose = watched
+    try:
+        yield used
+    finally:
+        Operator.choose = choose
 
 
 def measure_floor(problem: Problem, device: torch.device, found: dict[str, float | str]) -> None:
@@ -165,8 +197,20 @@ def summary(rows: Sequence[dict]) -> str:
         marks = ours.get("forward_mark_ms"), ours.get("forward_backward_mark_ms")
         met = {True: "yes", False: "NO", None: ""}[ours.get("met")]
         beside = [f"{name} {_pair(row)}" for name, row in mine.items() if not row.get("equivalent")]
-        lines.append((operator, case, _pair(ours), _two(*marks), met, _best(mine), "; ".join(beside), _pair(copy)))
-    header = ("operator", "case", OURS, "mark", "met", "best that computes the same", "beside it", FLOOR)
+        lines.append(
+            (
+                operator,
+                case,
+                _pair(ours),
+                ours.get("backends", ""),
+                _two(*marks),
+                met,
+                _best(mine),
+                "; ".join(beside),
+                _pair(copy),
+            )
+        )
+    header = ("operator", "case", OURS, "backends", "mark", "met", "best that computes the same", "beside it", FLOOR)
     return f"Milliseconds forward, and forward + backward.\n\n{table(header, lines)}"
 
 
@@ -197,7 +241,7 @@ def main(words: list[str]) -> None:
     Errors:
         UserError: a word is not one of the settings, or a value of one not valid.
     """
-    settings = {"op": "neighborhood", "baselines": ",".join(BASELINES), "cases": "", "budget": "90"}
+    settings = {"op": "neighborhood", "baselines": ",".join(BASELINES), "cases": "", "budget": "60"}
     settings = read_words(words, {**settings, "device": "auto", "out": "benchmarks"}, "kernels")
     device = read_device(settings["device"])
     baselines = read_list("baselines", settings["baselines"], BASELINES)

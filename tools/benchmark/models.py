@@ -54,20 +54,32 @@ def rows(
                         take_step(row, measure, name, size, device, compilation)
                 except Exception as error:
                     row[f"{measure}_error"] = f"{measure}: {one_line(error)}"
-                # What one model holds, its CUDA graphs too, is not the next one's memory.
-                torch.compiler.reset()
-                gc.collect()
-                if device.type == "cuda":
-                    torch.cuda.empty_cache()
+                release(device)
             yield row
 
 
-def take_step(row: dict, measure: str, name: str, size: int, device: torch.device, compilation: str) -> None:
+def release(device: torch.device) -> None:
+    """Free what the last model held, its CUDA graphs too: it is not the next one's memory."""
+    torch.compiler.reset()
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+def take_step(
+    row: dict,
+    measure: str,
+    name: str,
+    size: int,
+    device: torch.device,
+    compilation: str,
+    accelerated: bool = False,
+) -> None:
     """Add to the row the images per second of inference or training, and on a GPU the peak memory."""
     cuda = device.type == "cuda"
     if cuda:
         torch.cuda.reset_peak_memory_stats()
-    step = step_of(measure, name, size, device, compilation)
+    step = step_of(measure, name, size, device, compilation, accelerated)
     batch = batch_size(measure, size, device)
     row[f"{measure}_batch"] = batch
     row[f"{measure}_images_per_s"] = batch / call_seconds(step, cuda)

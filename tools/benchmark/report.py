@@ -40,7 +40,7 @@ def show(row: dict) -> str:
     figures = [f"{key} {value:.4g}" for key, value in row.items() if isinstance(value, float)]
     if "met" in row:
         figures.append("mark met" if row["met"] else "MARK MISSED")
-    figures += [value for key, value in row.items() if key.endswith(("error", "note"))]
+    figures += [value for key, value in row.items() if key.endswith(("backends", "note", "error"))]
     return "  ".join((f"{row['case']:50}", f"{row['implementation']:30}", *figures))
 
 

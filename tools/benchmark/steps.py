@@ -8,6 +8,8 @@ import timm
 import torch
 from torch import Tensor, nn
 
+from ...models.accelerate import accelerate
+
 # With CUDA graphs ("reduce-overhead") a fast GPU does not wait for the CPU to launch kernels.
 COMPILATIONS = ("reduce-overhead", "default", "max-autotune", "none")
 BATCH = {"infer": 256, "train": 128}
@@ -35,9 +37,13 @@ def build(name: str, size: int, device: torch.device) -> nn.Module:
     return model.to(device)
 
 
-def step_of(measure: str, name: str, size: int, device: torch.device, compilation: str) -> Callable[[], object]:
+def step_of(
+    measure: str, name: str, size: int, device: torch.device, compilation: str, accelerated: bool = False
+) -> Callable[[], object]:
     """Return a step of inference or training of a model on random images; its first call compiles."""
     model = build(name, size, device)
+    if accelerated:
+        accelerate(model, report=None)
     batch = batch_size(measure, size, device)
     images = torch.randn(batch, 3, size, size, device=device).contiguous(memory_format=torch.channels_last)
     call = model if compilation == "none" else torch.compile(model, mode=compilation, dynamic=False)

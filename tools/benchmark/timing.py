@@ -9,7 +9,7 @@ from collections.abc import Callable
 import torch
 
 SLOW_MS = 20.0
-"""What takes longer than this is repeated less often."""
+"""What takes longer than this is repeated less often, and launched as it is: a launch is nothing beside it."""
 
 
 class CaptureError(RuntimeError):
@@ -22,7 +22,7 @@ def device_time(
     """Return the median time of a call in milliseconds: of CUDA graph replays, or by the clock on a CPU.
 
     Args:
-        calls: how many calls a replay makes; one where a call is slow.
+        calls: how many calls a replay makes.
         graph: without, calls are launched one by one, so a quick one takes as long as its launch.
 
     Raises:
@@ -30,11 +30,12 @@ def device_time(
     """
     if device.type != "cuda":
         return statistics.median(_clock(function) for _ in range(repeats // 5 + 1)) * 1e3
-    for _ in range(3):
-        function()
+    function()
     torch.cuda.synchronize()
     if _between_events(function) > SLOW_MS:
-        calls, repeats = 1, repeats // 5
+        return statistics.median(_between_events(function) for _ in range(repeats // 5))
+    function()
+    torch.cuda.synchronize()
     run = _captured(function, calls) if graph else _in_a_row(function, calls)
     run()
     return statistics.median(_between_events(run) / calls for _ in range(repeats))

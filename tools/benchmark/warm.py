@@ -1,6 +1,6 @@
 """Compile models side by side in processes of their own, whose cached code the measuring process then reads.
 
-python -m saccade.tools.benchmark.warm NAME SIZE COMPILE MEASURE...     a process: one step of each measure
+python -m saccade.tools.benchmark.warm NAME SIZE COMPILE accelerated|as-is MEASURE...     one step of each measure
 """
 
 from __future__ import annotations
@@ -15,25 +15,38 @@ import torch
 
 from .steps import step_of
 
+AS_IS, ACCELERATED = "as-is", "accelerated"
 
-def warm(names: Sequence[str], sizes: Sequence[int], measures: Sequence[str], compilation: str, processes: int) -> int:
-    """Compile each model for each size on the GPU, in so many processes at a time; return how many of them failed."""
 
-    def compiled(what: tuple[str, int]) -> bool:
-        name, size = what
-        words = [sys.executable, "-m", __name__, name, str(size), compilation, *measures]
+def warm(
+    names: Sequence[str],
+    sizes: Sequence[int],
+    measures: Sequence[str],
+    compilation: str,
+    processes: int,
+    forms: Sequence[str] = (AS_IS,),
+) -> int:
+    """Compile each model for each size on the GPU, in so many processes at a time; return how many of them failed.
+
+    Args:
+        forms: "as-is", "accelerated" or both.
+    """
+
+    def compiled(what: tuple[str, int, str]) -> bool:
+        name, size, form = what
+        words = [sys.executable, "-m", __name__, name, str(size), compilation, form, *measures]
         return subprocess.run(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode == 0
 
     with ThreadPoolExecutor(processes) as pool:
-        return list(pool.map(compiled, product(names, sizes))).count(False)
+        return list(pool.map(compiled, product(names, sizes, forms))).count(False)
 
 
 def main(words: list[str]) -> None:
     """Run one step of each measure of a model."""
-    name, size, compilation, *measures = words
+    name, size, compilation, form, *measures = words
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     for measure in measures:
-        step_of(measure, name, int(size), device, compilation)()
+        step_of(measure, name, int(size), device, compilation, form == ACCELERATED)()
         torch.compiler.reset()
 
 

@@ -7,6 +7,7 @@ from collections import Counter
 import pytest
 import torch
 
+import saccade as saccade_package
 from saccade.tools.benchmark import kernels
 from saccade.tools.benchmark.kernels import FLOOR, OURS, judge, rows, summary
 from saccade.tools.benchmark.operators import large_kernel, window
@@ -75,6 +76,16 @@ def test_a_graph_that_cannot_be_captured_is_timed_by_launches(monkeypatch):
     assert (row["forward_ms"], row["forward_backward_ms"], row["note"]) == (2.0, 2.0, "not as a CUDA graph")
 
 
+def test_backends_that_served_ours_are_told():
+    choose = kernels.Operator.choose
+    (row,) = rows("linear", CPU, (), chosen="heads 2")
+    assert row["backends"] == "backward blocked, forward blocked"
+    with saccade_package.backend("reference"):
+        (row,) = rows("linear", CPU, (), chosen="heads 2")
+    assert row["backends"] == "backward reference, forward reference"
+    assert kernels.Operator.choose is choose
+
+
 def test_budget_ends_what_is_beside_ours():
     found = list(rows("window", CPU, ("eager", "compile"), budget=0))
     ours = [row for row in found if row["implementation"] == OURS]
@@ -97,7 +108,7 @@ def test_marks_are_judged(times, met):
     row = {"operator": "large_kernel", "case": str(case), "implementation": OURS, **times}
     judged = judge(row, case)
     assert judged["met"] is met and (judged["forward_mark_ms"], judged["forward_backward_mark_ms"]) == (0.25, 1.2)
-    assert f"| 0.25, 1.2 | {'yes' if met else 'NO'} |" in summary([judged])
+    assert f"|  | 0.25, 1.2 | {'yes' if met else 'NO'} |" in summary([judged])
     assert judge(row, case._replace(marks=None)) == row
 
 
@@ -105,7 +116,13 @@ def test_summary_takes_the_best_of_each_that_computes_the_same():
     case = {"operator": "linear", "case": "a"}
     table = summary(
         [
-            {**case, "implementation": OURS, "forward_ms": 1.0, "forward_backward_ms": 3.0},
+            {
+                **case,
+                "implementation": OURS,
+                "forward_ms": 1.0,
+                "forward_backward_ms": 3.0,
+                "backends": "forward fused",
+            },
             {**case, "implementation": FLOOR, "forward_ms": 0.1, "forward_backward_ms": 0.3},
             {**case, "implementation": "p", "equivalent": True, "forward_ms": 2.0, "forward_backward_ms": 9.0},
             {**case, "implementation": "q", "equivalent": True, "forward_ms": 4.0, "forward_backward_ms": 8.0},
@@ -113,7 +130,10 @@ def test_summary_takes_the_best_of_each_that_computes_the_same():
             {**case, "implementation": "dense", "equivalent": False, "forward_ms": 0.2, "forward_backward_ms": 0.5},
         ]
     )
-    assert table.splitlines()[-1] == "| linear | a | 1, 3 |  |  | 2 (p), 8 (q) | dense 0.2, 0.5 | 0.1, 0.3 |"
+    assert (
+        table.splitlines()[-1]
+        == "| linear | a | 1, 3 | forward fused |  |  | 2 (p), 8 (q) | dense 0.2, 0.5 | 0.1, 0.3 |"
+    )
 
 
 def test_command(saccade, tmp_path):
