@@ -60,17 +60,28 @@ class FocalModulation(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         dim = x.shape[-1]
-        query, context, gates = self._project(x).split((dim, dim, len(self.focal_layers) + 1), -1)
+        query, context, gates = aligned_linear(x, self.f.weight, self.f.bias).split(
+            (dim, dim, len(self.focal_layers) + 1), -1
+        )
         kernels = [layer[0].weight for layer in self.focal_layers]
         modulator = focal_modulation(context, gates, kernels, self.normalize_modulator)
         # A 1x1 convolution is a linear map of a channels-last map.
         modulator = F.linear(modulator, self.h.weight.flatten(1), self.h.bias)
         return self.proj_drop(self.proj(self.ln(query * modulator)))
 
-    def _project(self, x: Tensor) -> Tensor:
-        """Return f(x) in rows of a multiple of 8 numbers, so that each starts where a GPU can load 16 bytes at once."""
-        width = self.f.out_features
-        spare = -width % 8
-        weight = F.pad(self.f.weight, (0, 0, 0, spare))
-        bias = None if self.f.bias is None else F.pad(self.f.bias, (0, spare))
-        return F.linear(x, weight, bias)[..., :width]
+
+def aligned_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Return a linear map in rows of a multiple of 8 numbers, each of which starts where a GPU loads 16 bytes at once.
+
+    Args:
+        x: [..., C].
+        weight: [D, C].
+        bias: [D].
+
+    Returns:
+        [..., D], a view where D is no multiple of 8.
+    """
+    width = weight.shape[0]
+    spare = -width % 8
+    bias = None if bias is None else F.pad(bias, (0, spare))
+    return F.linear(x, F.pad(weight, (0, 0, 0, spare)), bias)[..., :width]

@@ -4,6 +4,7 @@ from timm.models import focalnet
 from torch import Tensor, nn
 
 from ...kernels.focal import focal_modulation
+from ...layers.focal_modulation import aligned_linear
 from .swap import Swap, pointwise, readable, silent
 
 
@@ -13,7 +14,8 @@ class FocalModulation(focalnet.FocalModulation):
     def forward(self, x: Tensor) -> Tensor:
         if _context(self) is not None:
             return super().forward(x)
-        query, context, gates = pointwise(self.f, x.permute(0, 2, 3, 1)).split(self.input_split, -1)
+        projected = pointwise(self.f, x.permute(0, 2, 3, 1), aligned_linear)
+        query, context, gates = projected.split(self.input_split, -1)
         weights = [readable(layer[0].weight, context) for layer in self.focal_layers]
         modulator = pointwise(self.h, focal_modulation(context, gates, weights, self.normalize_modulator))
         out = self.norm((query * modulator).permute(0, 3, 1, 2))

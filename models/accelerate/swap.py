@@ -48,13 +48,16 @@ def unknown(attn: nn.Module) -> str:
     return f"its attention is a {type(attn).__name__}"
 
 
-def pointwise(convolution: nn.Module, x: Tensor) -> Tensor:
+def pointwise(convolution: nn.Module, x: Tensor, linear: Callable[..., Tensor] = F.linear) -> Tensor:
     """Apply a 1x1 convolution to a channels-last map, [B, H, W, C] -> [B, H, W, D], as the linear map that it is.
 
     Anything else that stands in its place, such as an adapter, or that is hooked, is called.
+
+    Args:
+        linear: what computes the linear map, called as torch's function is.
     """
     if type(convolution) is nn.Conv2d and silent(convolution):
-        return F.linear(x, convolution.weight.flatten(1), convolution.bias)
+        return linear(x, convolution.weight.flatten(1), convolution.bias)
     return convolution(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
 
 

@@ -59,7 +59,7 @@ def model_rows(
                 row |= {"model": name, "setting": setting}
                 try:
                     if time.monotonic() > end:
-                        raise TimeoutError("budget was used up")
+                        raise TimeoutError("the budget was used up")
                     for measure in BATCH:
                         release(device)
                         take_step(row, measure, name, size, device, compilation, implementation == measured.AFTER)
@@ -82,7 +82,7 @@ def depthwise_rows(cases: Sequence[Case], device: torch.device, end: float) -> I
             row |= {"shape": [case.channels, case.height, case.width], "dtype": str(dtype).removeprefix("torch.")}
             try:
                 if time.monotonic() > end:
-                    raise TimeoutError("budget was used up")
+                    raise TimeoutError("the budget was used up")
                 measure_operator(way, problem.inputs, device, row)
             except Exception as error:
                 row["error"] = one_line(error)

@@ -170,7 +170,7 @@ def test_models_are_compiled_in_processes(monkeypatch):
     assert warm.warm(["nat_nano", "van_nano"], [224, 448], ["infer", "train"], "default", 3) == 2
     module = "saccade.tools.benchmark.warm"
     assert sorted(run) == [
-        [module, name, size, "default", "infer", "train"]
+        [module, name, size, "default", "as-is", "infer", "train"]
         for name in ("nat_nano", "van_nano")
         for size in ("224", "448")
     ]
@@ -179,9 +179,11 @@ def test_models_are_compiled_in_processes(monkeypatch):
 def test_a_process_runs_a_step_of_each(monkeypatch):
     ran = []
     monkeypatch.setattr(warm, "step_of", lambda measure, *settings: lambda: ran.append((measure, *settings)))
-    warm.main(["nat_nano", "64", "none", "infer", "train"])
+    warm.main(["nat_nano", "64", "none", "as-is", "infer", "train"])
+    warm.main(["van_nano", "64", "none", "accelerated", "infer"])
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    assert ran == [(measure, "nat_nano", 64, device, "none") for measure in ("infer", "train")]
+    as_is = [(measure, "nat_nano", 64, device, "none", False) for measure in ("infer", "train")]
+    assert ran == [*as_is, ("infer", "van_nano", 64, device, "none", True)]
 
 
 def test_training_trains():
