@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -51,16 +51,54 @@ class Problem:
     others: dict[str, Formulation]
 
 
-class Case(Protocol):
-    """A row of an operator's table; `str(case)` names it."""
+@dataclass(frozen=True)
+class Case:
+    """A row of an operator's table, on a batch of maps: `str(case)` names it, `case.problem(draw)` draws its tensors."""
 
-    marks: Marks | None
+    batch: int
+    height: int
+    width: int
+    marks: Marks | None = field(default=None, kw_only=True)
 
-    def reduced(self) -> Case:
-        """Return the same case at a size for a CPU."""
+    def __str__(self) -> str:
+        return f"{self.batch}x{self.height}x{self.width}"
 
-    def problem(self, draw: Draw) -> Problem:
-        """Return the problem, its tensors drawn."""
+    @property
+    def grid(self) -> tuple[int, int, int]:
+        """Batch, height and width."""
+        return self.batch, self.height, self.width
+
+    def reduced(self, side: int = 14, **limits: int) -> Self:
+        """Return the same case at a size for a CPU: maps up to `side`, and other fields up to their limits."""
+        limits = {"batch": 2, "height": side, "width": side, **limits}
+        return replace(self, marks=None, **{name: min(getattr(self, name), most) for name, most in limits.items()})
+
+
+@dataclass(frozen=True)
+class MapCase(Case):
+    """A case of maps [batch, height, width, channels]."""
+
+    channels: int
+
+    def __str__(self) -> str:
+        return f"{super().__str__()} channels {self.channels}"
+
+    def reduced(self) -> Self:
+        return super().reduced(channels=24)
+
+
+@dataclass(frozen=True)
+class HeadsCase(Case):
+    """A case of q, k and v, [batch, height, width, heads, channels]."""
+
+    heads: int
+    channels: int
+
+    def __str__(self) -> str:
+        return f"{super().__str__()} heads {self.heads} dim {self.channels}"
+
+    def reduced(self, side: int = 14, **limits: int) -> Self:
+        return super().reduced(side, heads=2, channels=8, **limits)
 
 
 @dataclass(frozen=True)
@@ -77,9 +115,9 @@ class Draw:
         """Draw a weight [outputs, ...] that keeps the size of what it is applied to."""
         return self(*shape, scale=math.prod(shape[1:]) ** -0.5)
 
-    def packed(self, batch: int, height: int, width: int, heads: int, channels: int) -> dict[str, Tensor]:
-        """Draw q, k and v, [batch, height, width, heads, channels], as views of one projection."""
-        return dict(zip("qkv", self(batch, height, width, 3, heads, channels).unbind(-3), strict=True))
+    def packed(self, case: HeadsCase) -> dict[str, Tensor]:
+        """Draw q, k and v as views of one projection."""
+        return dict(zip("qkv", self(*case.grid, 3, case.heads, case.channels).unbind(-3), strict=True))
 
 
 def only_qkv(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -98,8 +136,3 @@ def both_layouts(function: Callable[..., Tensor]) -> dict[str, Formulation]:
         "torch nchw": Formulation(function, in_nchw),
         "torch nhwc": Formulation(function, compiled=True),
     }
-
-
-def smaller(batch: int, *sides: int, least: int = 14) -> tuple[int, ...]:
-    """Return batch and sides of a map at a size for a CPU."""
-    return min(batch, 2), *(min(side, least) for side in sides)

@@ -3,6 +3,7 @@
 import csv
 import json
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 import torch
@@ -109,7 +110,7 @@ def test_marks_are_judged(times, met):
     judged = judge(row, case)
     assert judged["met"] is met and (judged["forward_mark_ms"], judged["forward_backward_mark_ms"]) == (0.25, 1.2)
     assert f"|  | 0.25, 1.2 | {'yes' if met else 'NO'} |" in summary([judged])
-    assert judge(row, case._replace(marks=None)) == row
+    assert judge(row, replace(case, marks=None)) == row
 
 
 def test_summary_takes_the_best_of_each_that_computes_the_same():

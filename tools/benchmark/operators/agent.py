@@ -2,35 +2,25 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import torch.nn.functional as F
 from torch import Tensor
 
 from ....kernels.agent import agent_attention
-from ..problem import Draw, Formulation, Marks, Problem, smaller
+from ..problem import Draw, Formulation, HeadsCase, Marks, Problem
 
 
-class Case(NamedTuple):
-    batch: int
-    height: int
-    width: int
-    heads: int
-    channels: int
+@dataclass(frozen=True)
+class Case(HeadsCase):
     agents: int
-    marks: Marks | None = None
 
     def __str__(self) -> str:
-        size = f"{self.batch}x{self.height}x{self.width} heads {self.heads} dim {self.channels}"
-        return f"{size} agents {self.agents}"
-
-    def reduced(self) -> Case:
-        size = smaller(self.batch, self.height, self.width)
-        return Case(*size, min(self.heads, 2), min(self.channels, 8), self.agents)
+        return f"{super().__str__()} agents {self.agents}"
 
     def problem(self, draw: Draw) -> Problem:
         tokens = self.height * self.width
-        inputs = draw.packed(self.batch, self.height, self.width, self.heads, self.channels)
+        inputs = draw.packed(self)
         inputs["agents"] = draw(self.batch, self.agents, self.heads, self.channels)
         inputs["agent_bias"] = draw(self.heads, self.agents, tokens)
         inputs["query_bias"] = draw(self.heads, tokens, self.agents)
@@ -55,6 +45,6 @@ def softmax(q: Tensor, k: Tensor, v: Tensor, agents: Tensor, agent_bias: Tensor,
 
 
 CASES = (
-    Case(128, 56, 56, 3, 32, 9, Marks(0.25, 0.75)),
-    Case(16, 64, 64, 6, 64, 49, Marks(0.12, 0.40)),
+    Case(128, 56, 56, 3, 32, 9, marks=Marks(0.25, 0.75)),
+    Case(16, 64, 64, 6, 64, 49, marks=Marks(0.12, 0.40)),
 )

@@ -2,36 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
 
 import torch.nn.functional as F
 from torch import Tensor
 
 from ....kernels.depthwise import depthwise_conv2d
-from ..problem import Draw, Marks, Problem, both_layouts, smaller
+from ..problem import Draw, MapCase, Problem, both_layouts
 
 
-class Case(NamedTuple):
-    batch: int
-    height: int
-    width: int
-    channels: int
+@dataclass(frozen=True)
+class Case(MapCase):
     kernel: int
     dilation: int
-    marks: Marks | None = None
 
     def __str__(self) -> str:
-        size = f"{self.batch}x{self.height}x{self.width} channels {self.channels}"
-        return f"{size} kernel {self.kernel} dilation {self.dilation}"
-
-    def reduced(self) -> Case:
-        size = smaller(self.batch, self.height, self.width)
-        return Case(*size, min(self.channels, 8), self.kernel, self.dilation)
+        return f"{super().__str__()} kernel {self.kernel} dilation {self.dilation}"
 
     def problem(self, draw: Draw) -> Problem:
         inputs = {
-            "x": draw(self.batch, self.height, self.width, self.channels),
+            "x": draw(*self.grid, self.channels),
             "weight": draw.weight(self.channels, 1, self.kernel, self.kernel),
             "bias": draw(self.channels),
         }

@@ -3,34 +3,24 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import NamedTuple
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from ....layers.focal_modulation import FocalModulation
-from ..problem import Draw, Formulation, Marks, Problem, in_nchw, smaller
+from ..problem import Draw, Formulation, MapCase, Marks, Problem, in_nchw
 
 WINDOW, LEVELS = 3, 2
 
 
-class Case(NamedTuple):
-    batch: int
-    height: int
-    width: int
-    channels: int
-    marks: Marks | None = None
-
+class Case(MapCase):
     def __str__(self) -> str:
-        return f"{self.batch}x{self.height}x{self.width} channels {self.channels} levels {LEVELS} window {WINDOW}"
-
-    def reduced(self) -> Case:
-        return Case(*smaller(self.batch, self.height, self.width), min(self.channels, 24))
+        return f"{super().__str__()} levels {LEVELS} window {WINDOW}"
 
     def problem(self, draw: Draw) -> Problem:
         layer = FocalModulation(self.channels, WINDOW, LEVELS).to(draw.device, draw.dtype)
-        inputs = {"x": draw(self.batch, self.height, self.width, self.channels)}
+        inputs = {"x": draw(*self.grid, self.channels)}
         # torch.compile takes names of arguments without dots.
         inputs |= {name.replace(".", "_"): parameter.detach() for name, parameter in layer.named_parameters()}
         others = {"torch nchw": Formulation(nchw, in_nchw), "torch nhwc": Formulation(nhwc, compiled=True)}
@@ -79,7 +69,7 @@ def modulate(
 
 
 CASES = (
-    Case(128, 56, 56, 96, Marks(0.50, 1.9)),
-    Case(128, 28, 28, 192, Marks(0.28, 1.1)),
-    Case(128, 14, 14, 384, Marks(0.17, 0.60)),
+    Case(128, 56, 56, 96, marks=Marks(0.50, 1.9)),
+    Case(128, 28, 28, 192, marks=Marks(0.28, 1.1)),
+    Case(128, 14, 14, 384, marks=Marks(0.17, 0.60)),
 )

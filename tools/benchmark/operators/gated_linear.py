@@ -2,46 +2,39 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ....kernels.gated_linear import gated_linear_attention
-from ..problem import Draw, Formulation, Marks, Problem, only_qkv, smaller
+from ..problem import Draw, Formulation, HeadsCase, Problem, only_qkv
 from .neighborhood import dense
 
 SCANNED = 256
 """Tokens up to which the scan from token to token is put beside ours."""
 
 
-class Case(NamedTuple):
-    batch: int
-    height: int
-    width: int
-    heads: int
-    key_channels: int
+@dataclass(frozen=True)
+class Case(HeadsCase):
     value_channels: int
-    marks: Marks | None = None
 
     def __str__(self) -> str:
-        size = f"{self.batch}x{self.height}x{self.width} heads {self.heads}"
-        return f"{size} dim {self.key_channels}, {self.value_channels}"
+        return f"{super().__str__()}, {self.value_channels}"
 
     def reduced(self) -> Case:
-        size = smaller(self.batch, self.height, self.width, least=7)
-        return Case(*size, min(self.heads, 2), min(self.key_channels, 8), min(self.value_channels, 8))
+        return super().reduced(side=7, value_channels=8)
 
     def problem(self, draw: Draw) -> Problem:
-        grid, heads = (self.batch, self.height, self.width), self.heads
+        grid, heads = self.grid, self.heads
         inputs = {
-            "q": draw(*grid, heads, self.key_channels),
-            "k": draw(*grid, heads, self.key_channels),
+            "q": draw(*grid, heads, self.channels),
+            "k": draw(*grid, heads, self.channels),
             "v": draw(*grid, heads, self.value_channels),
             # As ViG makes them: at its start a gate halves what is 16 tokens away.
-            "log_gate": F.logsigmoid(draw(*grid, heads, self.key_channels)) / 16,
-            "reverse_log_gate": F.logsigmoid(draw(*grid, heads, self.key_channels)) / 16,
+            "log_gate": F.logsigmoid(draw(*grid, heads, self.channels)) / 16,
+            "reverse_log_gate": F.logsigmoid(draw(*grid, heads, self.channels)) / 16,
         }
         others = {"dense attention": Formulation(dense, only_qkv, equivalent=False)}
         if self.height * self.width <= SCANNED:

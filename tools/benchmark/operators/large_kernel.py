@@ -2,32 +2,18 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch.nn.functional as F
 from torch import Tensor
 
 from ....kernels.large_kernel import large_kernel_attention
-from ..problem import Draw, Marks, Problem, both_layouts, smaller
+from ..problem import Draw, MapCase, Marks, Problem, both_layouts
 
 
-class Case(NamedTuple):
-    batch: int
-    height: int
-    width: int
-    channels: int
-    marks: Marks | None = None
-
-    def __str__(self) -> str:
-        return f"{self.batch}x{self.height}x{self.width} channels {self.channels}"
-
-    def reduced(self) -> Case:
-        return Case(*smaller(self.batch, self.height, self.width), min(self.channels, 24))
-
+class Case(MapCase):
     def problem(self, draw: Draw) -> Problem:
         c = self.channels
         inputs = {
-            "x": draw(self.batch, self.height, self.width, c),
+            "x": draw(*self.grid, c),
             "local_weight": draw.weight(c, 1, 5, 5),
             "spatial_weight": draw.weight(c, 1, 7, 7),
             "point_weight": draw.weight(c, c),
@@ -56,9 +42,9 @@ def plain(
 
 
 CASES = (
-    Case(128, 56, 56, 64, Marks(0.25, 1.2)),
-    Case(128, 28, 28, 128, Marks(0.13, 0.65)),
-    Case(128, 14, 14, 320, Marks(0.09, 0.45)),
-    Case(128, 7, 7, 512, Marks(0.05, 0.20)),
-    Case(2, 256, 256, 64, Marks(0.09, 0.45)),
+    Case(128, 56, 56, 64, marks=Marks(0.25, 1.2)),
+    Case(128, 28, 28, 128, marks=Marks(0.13, 0.65)),
+    Case(128, 14, 14, 320, marks=Marks(0.09, 0.45)),
+    Case(128, 7, 7, 512, marks=Marks(0.05, 0.20)),
+    Case(2, 256, 256, 64, marks=Marks(0.09, 0.45)),
 )

@@ -2,35 +2,23 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ....kernels.linear import linear_attention
-from ..problem import Draw, Formulation, Marks, Problem, only_qkv, smaller
+from ..problem import Draw, Formulation, HeadsCase, Marks, Problem, only_qkv
 from .neighborhood import dense
 
 POWER, EPS = 3, 1e-6
 
 
-class Case(NamedTuple):
-    batch: int
-    height: int
-    width: int
-    heads: int
-    channels: int
-    marks: Marks | None = None
-
+class Case(HeadsCase):
     def __str__(self) -> str:
-        return f"{self.batch}x{self.height}x{self.width} heads {self.heads} dim {self.channels} focused"
-
-    def reduced(self) -> Case:
-        return Case(*smaller(self.batch, self.height, self.width), min(self.heads, 2), min(self.channels, 8))
+        return f"{super().__str__()} focused"
 
     def problem(self, draw: Draw) -> Problem:
-        inputs = draw.packed(self.batch, self.height, self.width, self.heads, self.channels)
+        inputs = draw.packed(self)
         inputs["scale"] = draw(self.heads, self.channels)
         others = {
             "torch": Formulation(plain, compiled=True),
@@ -63,6 +51,6 @@ def focus(x: Tensor, scale: Tensor) -> Tensor:
 
 
 CASES = (
-    Case(128, 56, 56, 2, 32, Marks(0.085, 0.27)),
-    Case(16, 128, 128, 8, 64, Marks(0.40, 1.2)),
+    Case(128, 56, 56, 2, 32, marks=Marks(0.085, 0.27)),
+    Case(16, 128, 128, 8, 64, marks=Marks(0.40, 1.2)),
 )

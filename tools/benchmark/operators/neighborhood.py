@@ -3,42 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ....kernels.neighborhood import neighborhood_attention
-from ..problem import Draw, Formulation, Marks, Problem, only_qkv, smaller
+from ..problem import Draw, Formulation, HeadsCase, Marks, Problem, only_qkv
 
 DENSE_TOKENS = 1 << 13
 """Tokens up to which dense attention is put beside ours."""
 
 
-class Case(NamedTuple):
-    batch: int
-    height: int
-    width: int
-    heads: int
-    channels: int
+@dataclass(frozen=True)
+class Case(HeadsCase):
     window: int
     dilation: int
     biased: bool = True
-    marks: Marks | None = None
 
     def __str__(self) -> str:
-        size = f"{self.batch}x{self.height}x{self.width} heads {self.heads} dim {self.channels}"
-        return f"{size} window {self.window} dilation {self.dilation}" + " bias" * self.biased
+        return f"{super().__str__()} window {self.window} dilation {self.dilation}" + " bias" * self.biased
 
     def reduced(self) -> Case:
-        size = smaller(self.batch, self.height, self.width, least=max(14, self.window * self.dilation))
-        heads, channels = min(self.heads, 2), min(self.channels, 8)
-        return Case(*size, heads, channels, self.window, self.dilation, self.biased)
+        return super().reduced(side=max(14, self.window * self.dilation))
 
     def problem(self, draw: Draw) -> Problem:
-        inputs = draw.packed(self.batch, self.height, self.width, self.heads, self.channels)
+        inputs = draw.packed(self)
         others = {
             name: Formulation(
                 partial(function, kernel_size=self.window, dilation=self.dilation),
@@ -87,13 +79,13 @@ def natten(cuda: bool) -> dict[str, Callable[..., Tensor]]:
 
 
 CASES = (
-    Case(128, 56, 56, 2, 32, 7, 1, True, Marks(0.15, 0.65)),
-    Case(128, 28, 28, 4, 32, 7, 1, True, Marks(0.08, 0.35)),
-    Case(128, 14, 14, 8, 32, 7, 1, True, Marks(0.04, 0.17)),
-    Case(128, 7, 7, 16, 32, 7, 1, True, Marks(0.015, 0.07)),
-    Case(128, 56, 56, 2, 32, 7, 8, True, Marks(0.15, 0.65)),
-    Case(2, 200, 304, 2, 32, 7, 1, True, Marks(0.06, 0.25)),
-    Case(8, 64, 64, 12, 64, 7, 1, True, Marks(0.15, 0.60)),
-    Case(1, 128, 128, 16, 64, 13, 1, True, Marks(0.30, 1.2)),
-    Case(1, 256, 256, 8, 128, 16, 1, False, Marks(1.08, 4.0)),
+    Case(128, 56, 56, 2, 32, 7, 1, marks=Marks(0.15, 0.65)),
+    Case(128, 28, 28, 4, 32, 7, 1, marks=Marks(0.08, 0.35)),
+    Case(128, 14, 14, 8, 32, 7, 1, marks=Marks(0.04, 0.17)),
+    Case(128, 7, 7, 16, 32, 7, 1, marks=Marks(0.015, 0.07)),
+    Case(128, 56, 56, 2, 32, 7, 8, marks=Marks(0.15, 0.65)),
+    Case(2, 200, 304, 2, 32, 7, 1, marks=Marks(0.06, 0.25)),
+    Case(8, 64, 64, 12, 64, 7, 1, marks=Marks(0.15, 0.60)),
+    Case(1, 128, 128, 16, 64, 13, 1, marks=Marks(0.30, 1.2)),
+    Case(1, 256, 256, 8, 128, 16, 1, False, marks=Marks(1.08, 4.0)),
 )

@@ -2,35 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
 
 import torch.nn.functional as F
 from torch import Tensor
 
 from ....kernels.window import window_attention
-from ..problem import Draw, Formulation, Marks, Problem, smaller
+from ..problem import Draw, Formulation, HeadsCase, Marks, Problem
 
 
-class Case(NamedTuple):
-    batch: int
-    height: int
-    width: int
-    heads: int
-    channels: int
+@dataclass(frozen=True)
+class Case(HeadsCase):
     window: int
-    marks: Marks | None = None
 
     def __str__(self) -> str:
-        size = f"{self.batch}x{self.height}x{self.width} heads {self.heads} dim {self.channels}"
-        return f"{size} window {self.window}"
-
-    def reduced(self) -> Case:
-        size = smaller(self.batch, self.height, self.width)
-        return Case(*size, min(self.heads, 2), min(self.channels, 8), self.window)
+        return f"{super().__str__()} window {self.window}"
 
     def problem(self, draw: Draw) -> Problem:
-        inputs = draw.packed(self.batch, self.height, self.width, self.heads, self.channels)
+        inputs = draw.packed(self)
         before = {
             "prepare": lambda tensors: {name: cut(x, self.window) for name, x in tensors.items()},
             "restore": lambda out: join(out, self.height, self.width, self.window),
@@ -70,6 +60,6 @@ def on_maps(q: Tensor, k: Tensor, v: Tensor, attend, window: int) -> Tensor:
 
 
 CASES = (
-    Case(128, 56, 56, 1, 32, 2, Marks(0.05, 0.16)),
-    Case(128, 56, 56, 3, 32, 7, Marks(0.15, 0.50)),
+    Case(128, 56, 56, 1, 32, 2, marks=Marks(0.05, 0.16)),
+    Case(128, 56, 56, 3, 32, 7, marks=Marks(0.15, 0.50)),
 )
