@@ -53,7 +53,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class Case:
-    """A row of an operator's table, on a batch of maps: `str(case)` names it, `case.problem(draw)` draws its tensors."""
+    """A row of an operator's table, on a batch of maps; `str(case)` names it, and `case.problem(draw)` makes it."""
 
     batch: int
     height: int

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from saccade.tools.benchmark.kernels import OPERATORS, cases_of
-from saccade.tools.benchmark.problem import Draw
+from saccade.tools.benchmark.problem import Draw, Formulation
 
 MARKS = {
     "neighborhood": {
@@ -84,11 +84,12 @@ def test_formulations_compute_what_ours_does(operator, case):
 
 
 @pytest.mark.parametrize(("operator", "case"), REDUCED, ids=str)
-def test_formulations_beside_ours_run_with_gradients(operator, case):
-    problem = case.problem(Draw(torch.device("cpu"), torch.float32))
-    for way in problem.others.values():
+def test_everything_runs_in_bfloat16_with_gradients(operator, case):
+    problem = case.problem(Draw(torch.device("cpu"), torch.bfloat16))
+    for way in (Formulation(problem.ours), *problem.others.values()):
         inputs = {name: x.detach().requires_grad_() for name, x in way.prepare(problem.inputs).items()}
         out = way.function(**inputs)
+        assert out.dtype == torch.bfloat16
         assert all(x.isfinite().all() for x in torch.autograd.grad(out, list(inputs.values()), torch.randn_like(out)))
 
 
