@@ -3,11 +3,10 @@
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from timm.layers.halo_attn import HaloAttn
 from timm.models import nest, swin_transformer_v2, swin_transformer_v2_cr, vision_transformer_sam
 from torch import nn
 
-from . import davit, depthwise, focalnet, gcvit, hiera, maxxvit, swin, tiny_vit, twins
+from . import davit, depthwise, focalnet, gcvit, halo, hiera, maxxvit, swin, tiny_vit, twins
 from .report import Report, describe
 from .swap import Swap
 
@@ -24,6 +23,7 @@ SWAPS = {
         gcvit.SWAP,
         maxxvit.SWAP,
         *hiera.SWAPS,
+        halo.SWAP,
         depthwise.SWAP,
     )
 }
@@ -33,25 +33,25 @@ LEFT = {
     swin_transformer_v2.WindowAttention: "cosine attention",
     swin_transformer_v2_cr.WindowMultiHeadAttention: "cosine attention",
     vision_transformer_sam.Attention: "its position bias depends on the query",
-    HaloAttn: "its position bias depends on the query, and its halo on zeros around the map",
     nest.Attention: "its windows are contiguous, and PyTorch's attention serves them",
 }
 """Modules of the kinds that we serve, which no operator of ours gives exactly or faster, and why."""
 
 
-def accelerate(model: nn.Module, report: Callable[[Report], Any] | None = print) -> nn.Module:
+def accelerate(model: nn.Module, report: Callable[[Report], Any] | None = print, unmeasured: bool = False) -> nn.Module:
     """Swap what our operators compute faster in a model of timm, in place, and say what was swapped.
 
     Served are FocalNet's modulation; the window attention of Swin, AutoFormerV2, DaViT, Twins, TinyViT, GCViT (local),
-    MaxViT (and its grids of odd extent), Hiera and SAM 2's Hiera; and large depthwise convolutions, for the shapes
-    measured to win. Everything else stays. So do names, parameters, buffers, state dict, hooks and, up to rounding,
-    outputs and gradients; dropout of the output draws in another order. A module whose inner parts are hooked, or that
-    drops attention weights in training, runs timm's own code. Call it before `torch.compile`; a second call changes
-    nothing.
+    MaxViT (and its grids of odd extent), Hiera and SAM 2's Hiera; large depthwise convolutions, for the shapes measured
+    to win; and HaloNet's attention, in models measured to gain. Everything else stays. So do names, parameters,
+    buffers, state dict, hooks and, up to rounding, outputs and gradients; dropout of the output draws in another order.
+    A module whose inner parts are hooked, or that drops attention weights in training, runs timm's own code. Call it
+    before `torch.compile`; a second call changes nothing.
 
     Args:
         model: any model. The gain is a GPU's, most in half precision and with `channels_last` memory; a CPU has none.
         report: what takes the `Report`, whose text says it all: `print`, or None for silence.
+        unmeasured: also swap what is otherwise only swapped in models that were measured to gain.
 
     Returns:
         The model itself.
@@ -68,7 +68,7 @@ def accelerate(model: nn.Module, report: Callable[[Report], Any] | None = print)
         elif kind in LEFT:
             told.left[name] = (kind.__name__, LEFT[kind])
         elif kind in SWAPS and SWAPS[kind].concerns(module):
-            _swap(name, module, SWAPS[kind], told)
+            _swap(name, module, SWAPS[kind], told, unmeasured)
     if report is not None:
         report(told)
     return model
@@ -85,8 +85,10 @@ def _outermost(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
                 inside.update(module.modules())
 
 
-def _swap(name: str, module: nn.Module, swap: Swap, told: Report) -> None:
+def _swap(name: str, module: nn.Module, swap: Swap, told: Report, unmeasured: bool) -> None:
     reason = "its forward is overridden" if "forward" in module.__dict__ else swap.unsupported(module)
+    if reason is None and swap.if_measured and not unmeasured and not told.gained:
+        reason = "no gain measured for this model"
     if reason is None:
         module.__class__ = swap.replacement
         told.swapped[name] = (swap.original.__name__, swap.operator)

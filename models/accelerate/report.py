@@ -28,6 +28,11 @@ class Report:
     left: dict[str, tuple[str, str]] = field(default_factory=dict)
     gains: list[Gain] = field(default_factory=list)
 
+    @property
+    def gained(self) -> bool:
+        """Whether the model was measured, and was faster in every case."""
+        return bool(self.gains) and all(min(gain.infer, gain.train) > 1 for gain in self.gains)
+
     def __str__(self) -> str:
         lines = [f"saccade.accelerate: {self.model}"]
         lines += [

@@ -21,6 +21,7 @@ class Swap:
         operator: what the replacement calls, for the report.
         unsupported: tells why a module of the type is left alone, or None.
         concerns: tells whether a module of the type is one of those at all; the others go unmentioned.
+        if_measured: swap only in models that were measured to gain by it, because it costs about what it saves.
     """
 
     original: type[nn.Module]
@@ -28,6 +29,7 @@ class Swap:
     operator: str
     unsupported: Callable[[nn.Module], str | None] = lambda module: None
     concerns: Callable[[nn.Module], bool] = lambda module: True
+    if_measured: bool = False
 
 
 def silent(*modules: nn.Module) -> bool:

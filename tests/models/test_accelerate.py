@@ -6,6 +6,7 @@ import pickle
 import pytest
 import timm
 import torch
+from timm.layers.halo_attn import HaloAttn
 from timm.models import maxxvit
 from timm.models.focalnet import FocalNet
 from timm.models.gcvit import GlobalContextVit
@@ -151,7 +152,7 @@ def test_weights_load_after_as_before():
             {"embed_dim": 24, "depths": (1, 1), "num_heads": (1, 2)},
             "WindowMultiHeadAttention: cos",
         ),
-        ("halonet26t", {}, "3 x HaloAttn: its position bias depends on the query"),
+        ("halonet26t", {}, "2 x HaloAttn: no gain measured for this model"),
         (
             "samvit_base_patch16",
             {"depth": 1, "embed_dim": 48, "num_heads": 2},
@@ -288,6 +289,37 @@ def test_compiled_exported_autocast_channels_last_and_pickled(case):
             assert (faster(images) - expected).norm() < 0.05 * expected.norm()
         by_channel = copy.deepcopy(faster).to(memory_format=torch.channels_last)
         torch.testing.assert_close(by_channel(images.to(memory_format=torch.channels_last)), expected, **close)
+
+
+@pytest.mark.parametrize(
+    ("size", "options"),
+    [
+        ((16, 24), {"block_size": 8, "halo_size": 2}),
+        ((16, 8), {"block_size": 8, "halo_size": 3, "dim_head": 24, "qkv_bias": True}),
+        ((14, 7), {"block_size": 7, "halo_size": 2, "stride": 2, "dim_head": 8}),
+        ((8, 8), {"block_size": 4, "halo_size": 3, "scale_pos_embed": True}),
+    ],
+    ids=str,
+)
+def test_halo_attention(size, options):
+    attention = HaloAttn(32, num_heads=2, **options).double()
+    for parameter in attention.parameters():
+        nn.init.normal_(parameter, std=0.5)
+    faster = saccade.accelerate(copy.deepcopy(attention), report=None, unmeasured=True)
+    assert swapped_count(faster) == 1
+    images = torch.randn(2, 32, *size, dtype=torch.float64)
+    assert_same(run(faster, images), run(attention, images))
+    with pytest.raises(AssertionError):
+        faster(images[..., :-1])
+
+
+def test_halo_attention_is_swapped_where_that_was_measured_to_gain(monkeypatch):
+    for train, count in ((1.1, 2), (0.9, 0)):
+        gain = measured.Gain("halonet26t", "224 pixels", 1.5, train, "some GPU", "2026-01-31")
+        monkeypatch.setattr(measured, "MODEL_GAINS", [gain])
+        faster, said = accelerated(timm.create_model("halonet26t"))
+        assert swapped_count(faster) == count
+        assert "1 x HaloAttn: it strides its queries" in said
 
 
 def test_feature_maps_stay():

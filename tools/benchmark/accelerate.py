@@ -34,6 +34,7 @@ MODELS = (
     "maxvit_tiny_rw_224",
     "gcvit_tiny",
     "hiera_tiny_224",
+    "halonet26t",
 )
 DEPTHWISE = tuple(
     Case(128, side, side, channels * 56 // side, kernel, 1)

@@ -43,7 +43,7 @@ def step_of(
     """Return a step of inference or training of a model on random images; its first call compiles."""
     model = build(name, size, device)
     if accelerated:
-        accelerate(model, report=None)
+        accelerate(model, report=None, unmeasured=True)
     batch = batch_size(measure, size, device)
     images = torch.randn(batch, 3, size, size, device=device).contiguous(memory_format=torch.channels_last)
     call = model if compilation == "none" else torch.compile(model, mode=compilation, dynamic=False)
