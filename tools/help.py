@@ -148,6 +148,7 @@ examples
 _BENCHMARK = """\
 usage: saccade benchmark kernels [op=NAME,NAME|all] [baselines=eager,compile] [cases=TEXT] [budget=SECONDS]
        saccade benchmark models [models=A,B] [sizes=224,896] [modes=infer,train,share] [compile=MODE] [budget=SECONDS]
+       saccade benchmark accelerate [models=A,B] [size=224] [compile=none,MODE] [depthwise=true|false] [budget=SECONDS]
        saccade benchmark dense [models=A,B] [compile=true|false]
 
 Times operators, models in inference and training, or the training of Mask R-CNN and UPerNet on models (needs: make
@@ -162,6 +163,9 @@ models     batches of 256 (inference) and 128 (training) images of 224 pixels, a
            pixels. modes=share times attention alone (RAVLT, MAViT and others made of cores between projections), for
            its share of a step. compile is reduce-overhead (default: CUDA graphs), default, max-autotune or none.
            warm=4 compiles on the GPU in so many processes before; budget ends everything.
+accelerate timm's models before and after saccade.accelerate, eager and with CUDA graphs, and large depthwise
+           convolutions (torch's and ours), which depthwise=false leaves out. In a checkout, out=models/accelerate
+           records the figures where saccade.accelerate reads them. warm and budget (default 570) as above.
 
 examples
   saccade benchmark kernels op=neighborhood           the rows of kernels/neighborhood/NOTES.md
@@ -169,6 +173,7 @@ examples
   saccade benchmark models models=nat_tiny,swin_tiny_patch4_window7_224
   saccade benchmark models models=ravlt_small,mavit_small modes=infer,train,share
   saccade benchmark models models=flatten_swin_tiny,swin_tiny_patch4_window7_224 sizes=224,448,896,1792
+  saccade benchmark accelerate warm=8                 what saccade.accelerate gains
   saccade benchmark dense                             nat_tiny, van_b2 and focalnet_tiny_srf_fused beside swin_tiny"""
 
 _CHECKPOINTS = """\
