@@ -41,7 +41,7 @@ def show(row: dict) -> str:
     if "met" in row:
         figures.append("mark met" if row["met"] else "MARK MISSED")
     figures += [value for key, value in row.items() if key.endswith(("backends", "note", "error"))]
-    return "  ".join((f"{row['case']:50}", f"{row['implementation']:30}", *figures))
+    return "  ".join((f"{row['case']:50}", f"{row['implementation']:34}", *figures))
 
 
 def table(header: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
