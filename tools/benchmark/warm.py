@@ -5,6 +5,7 @@ python -m saccade.tools.benchmark.warm NAME SIZE COMPILE accelerated|as-is MEASU
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -35,8 +36,11 @@ def warm(
     def compiled(what: tuple[str, int, str]) -> bool:
         name, size, form = what
         words = [sys.executable, "-m", __name__, name, str(size), compilation, form, *measures]
-        return subprocess.run(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode == 0
+        return subprocess.run(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=env).returncode == 0
 
+    # Each would start as many workers as there are cores.
+    workers = max(1, (os.cpu_count() or 1) // processes)
+    env = {"TORCHINDUCTOR_COMPILE_THREADS": str(workers), **os.environ}
     with ThreadPoolExecutor(processes) as pool:
         return list(pool.map(compiled, product(names, sizes, forms))).count(False)
 
