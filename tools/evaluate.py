@@ -15,7 +15,7 @@ from .engine.datasets import open_images
 from .engine.distributed import Processes, connect
 from .engine.evaluation import evaluate as measure
 from .engine.loading import evaluation_loader
-from .engine.modeling import create_model, data_config, load_weights
+from .engine.modeling import create_model, data_config, lay_channels_last, load_weights
 from .engine.run_directory import locate, newest_run, read_config
 from .engine.settings import Settings
 from .errors import UserError
@@ -63,7 +63,7 @@ def measure_classifier(
         load_weights(model, weights)
     model.to(processes.device).eval()
     if settings.runtime.channels_last:
-        model.to(memory_format=torch.channels_last)
+        lay_channels_last(model)
     config = data_config(settings.data, model, test_size=released)
     loader = evaluation_loader(settings, images, config, processes)
     forward = torch.compile(model) if settings.runtime.compile else model

@@ -95,7 +95,7 @@ def test_accumulation_is_the_same_update(trained):
 @pytest.mark.parametrize(
     "words",
     [
-        ["runtime.precision=bfloat16", "runtime.channels_last=true"],
+        ["runtime.precision=bfloat16", "runtime.channels_last=true", "model.mixer=agent"],
         ["runtime.precision=float16", "optimizer.clip=1.0"],
         ["optimizer.clip=0.01", "optimizer.clip_mode=agc", "optimizer.layer_decay=0.8", "runtime.deterministic=true"],
         ["augment=imagenet", "augment.mix_mode=elem", "optimizer.ema_decay=0.9", "optimizer.ema_warmup=true"],

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ...models.accelerate import accelerate
+from ..engine.modeling import lay_channels_last
 
 # With CUDA graphs ("reduce-overhead") a fast GPU does not wait for the CPU to launch kernels.
 COMPILATIONS = ("reduce-overhead", "default", "max-autotune", "none")
@@ -30,10 +31,7 @@ def build(name: str, size: int, device: torch.device) -> nn.Module:
     if other and not fixed and hasattr(model, "set_input_size"):
         # So that no table is resampled in every step.
         model.set_input_size(size)
-    for module in model.modules():
-        # Not the whole model: other parameters may have five dimensions, which that format refuses.
-        if isinstance(module, nn.Conv2d):
-            module.to(memory_format=torch.channels_last)
+    lay_channels_last(model)
     return model.to(device)
 
 

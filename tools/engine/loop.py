@@ -23,7 +23,7 @@ from .distributed import Processes
 from .evaluation import evaluate
 from .loading import evaluation_loader, training_loader
 from .loggers import METRICS, THROUGHPUT, Row, open_loggers, write_table
-from .modeling import create_model, data_config, load_weights
+from .modeling import create_model, data_config, lay_channels_last, load_weights
 from .optimizer import create_average, create_optimizer
 from .precision import Stepper, autocast
 from .run_directory import Start, record_start
@@ -65,7 +65,7 @@ class Trainer:
 
         self.model = create_model(settings.model, classes).to(self.device)
         if runtime.channels_last:
-            self.model.to(memory_format=torch.channels_last)
+            lay_channels_last(self.model)
         config = data_config(settings.data, self.model)
         self.loader = training_loader(settings, training, config, classes, processes)
         self.batches = self.loader.batches

@@ -37,6 +37,16 @@ def check_model_name(name: str) -> None:
             ) from error
 
 
+def lay_channels_last(model: torch.nn.Module) -> None:
+    """Give a model's convolutions the channels-last memory format.
+
+    Not the whole model: tables of positions may have other than four dimensions, which that format refuses.
+    """
+    for module in model.modules():
+        if isinstance(module, torch.nn.Conv2d):
+            module.to(memory_format=torch.channels_last)
+
+
 def create_model(model: Model, num_classes: int | None) -> torch.nn.Module:
     """Create a recipe's model, with `num_classes` outputs (None keeps the number its weights were made for).
 
