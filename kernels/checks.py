@@ -13,8 +13,10 @@ def per_axis(name: str, value, rank: int, kind: type) -> tuple:
     entries = tuple(value) if isinstance(value, Sequence) else (value,) * rank
     if len(entries) != rank:
         raise ValueError(f"{name}={value!r} has {len(entries)} entries; valid: one {kind.__name__} or {rank} of them")
+    # torch.export traces a size that may change as a number of its own type.
+    kinds = (int, torch.SymInt) if kind is int else kind
     for entry in entries:
-        if not isinstance(entry, kind) or (kind is int and isinstance(entry, bool)):
+        if not isinstance(entry, kinds) or (kind is int and isinstance(entry, bool)):
             raise ValueError(f"{name}={value!r} must be of type {kind.__name__}, got {type(entry).__name__}")
     return entries
 
