@@ -223,6 +223,23 @@ def test_twice_is_once_and_restore_undoes():
     assert [type(module) for module in again.modules()] == [type(module) for module in model.modules()]
 
 
+def test_input_size_changes_and_checkpointing_works_afterwards():
+    model = small_swin().double()
+    faster, _ = accelerated(model)
+    for one in (model, faster):
+        one.set_input_size((112, 84))
+        one.set_grad_checkpointing()
+    images = torch.randn(1, 3, 112, 84, dtype=torch.float64)
+    assert_same(run(faster, images), run(model, images))
+
+
+def test_batches_of_any_size_export():
+    faster, _ = accelerated(small_swin().eval())
+    images = torch.randn(3, 3, 56, 56)
+    exported = torch.export.export(faster, (images,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},)).module()
+    torch.testing.assert_close(exported(images[:2]), faster(images[:2]))
+
+
 def test_dropped_attention_weights_are_timms():
     model = small_swin(attn_drop_rate=0.3)
     images = torch.randn(2, 3, 56, 56)
