@@ -71,7 +71,7 @@ class FocalModulation(nn.Module):
 
 
 def aligned_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Return a linear map in rows of a multiple of 8 numbers, each of which starts where a GPU loads 16 bytes at once.
+    """Return a linear map; on a GPU its rows are a multiple of 8 numbers long, so that each can be loaded by 16 bytes.
 
     Args:
         x: [..., C].
@@ -79,9 +79,11 @@ def aligned_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         bias: [D].
 
     Returns:
-        [..., D], a view where D is no multiple of 8.
+        [..., D]; on a GPU a view where D is no multiple of 8.
     """
     width = weight.shape[0]
-    spare = -width % 8
+    spare = -width % 8 if x.is_cuda else 0
+    if not spare:
+        return F.linear(x, weight, bias)
     bias = None if bias is None else F.pad(bias, (0, spare))
     return F.linear(x, F.pad(weight, (0, 0, 0, spare)), bias)[..., :width]

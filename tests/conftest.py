@@ -1,3 +1,5 @@
+import ctypes
+import gc
 import os
 import sys
 
@@ -17,3 +19,14 @@ def compiled_code_forgotten():
     yield
     if "torch._dynamo" in sys.modules:
         torch._dynamo.reset()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def memory_returned():
+    """Give back what a file's models took: else the allocator keeps several GB in each worker."""
+    yield
+    gc.collect()
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # the GNU library's
+        if trim is not None:
+            trim(0)
