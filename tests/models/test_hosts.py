@@ -130,9 +130,7 @@ def test_stages_may_have_other_mixers():
 
 def test_swin_of_mixed_stages():
     """Blocks of the mixer see the whole map; of those with windows, every other block of the stage shifts them."""
-    model = Swin(
-        "agent", attn_type="AAMB2", depths=(2, 2, 5, 2), embed_dim=12, window=4, mixer_kwargs={"agent_num": 9}
-    )
+    model = Swin("agent", attn_type="AAMB2", depths=(2, 2, 5, 2), embed_dim=12, window=4, mixer_kwargs={"agent_num": 9})
     mixers = [[block.mixer for block in stage.blocks] for stage in model.stages]
     of_windows = [[isinstance(mixer, WindowAttention) for mixer in stage] for stage in mixers]
     assert of_windows == [[False] * 2, [False] * 2, [False] * 2 + [True] * 3, [True] * 2]
