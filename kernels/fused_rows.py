@@ -1,8 +1,11 @@
 """Device functions that fused kernels share: rows of channels, and logits in units of log2."""
 
+import torch
 import triton
 import triton.language as tl
 
+PRODUCTS = {torch.bfloat16: "bfloat16", torch.float16: "tf32", torch.float32: "ieee"}
+"""How `product` multiplies for tensors of a dtype."""
 LOG2E = tl.constexpr(1.4426950408889634)
 LN2 = tl.constexpr(0.6931471805599453)
 HALF_MAX = tl.constexpr(65504.0)

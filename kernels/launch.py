@@ -43,13 +43,26 @@ def on_device(function: Callable[..., Any]) -> Callable[..., Any]:
     """Let a function launch on the device of its first tensor, whichever device is current."""
 
     @wraps(function)
-    def launch(x: Tensor, *arguments: Any) -> Any:
+    def launch(*arguments: Any) -> Any:
+        x = next(x for x in arguments if isinstance(x, Tensor))
         if x.is_cuda and x.get_device() != torch.cuda.current_device():
             with torch.cuda.device(x.device):
-                return function(x, *arguments)
-        return function(x, *arguments)
+                return function(*arguments)
+        return function(*arguments)
 
     return launch
+
+
+def split(tokens: int, block: int, others: int, programs: int) -> tuple[int, int]:
+    """Return the number of splits of `tokens` and the tokens of each, whole blocks, for about that many programs.
+
+    Args:
+        others: programs that there are for each split.
+    """
+    blocks = -(-tokens // block)
+    splits = max(1, min(blocks, programs // max(1, others)))
+    each = -(-blocks // splits) * block
+    return -(-tokens // each), each
 
 
 class Plans:

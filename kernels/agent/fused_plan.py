@@ -1,11 +1,10 @@
 """From a kind of call to bound kernels: blocks of tokens, how they are shared out, and the launches."""
 
-import torch
 import triton
 from torch import Tensor, empty, float32
 
-from ..fused_rows import LOG2E
-from ..launch import BoundKernel, wide
+from ..fused_rows import LOG2E, PRODUCTS
+from ..launch import BoundKernel, split, wide
 from .fused_backward import differentiate_keys, differentiate_queries
 from .fused_kernels import gather, merge, read
 
@@ -49,16 +48,13 @@ class Call:
             "E": v.shape[-1],
             "VALUE_WIDTH": widths[1],
             "WIDE": wide(q, k, v),
-            "PRODUCT": {torch.bfloat16: "bfloat16", torch.float16: "tf32", float32: "ieee"}[q.dtype],
+            "PRODUCT": PRODUCTS[q.dtype],
         }
         self.options = {"num_warps": 4, "num_stages": 2}
 
     def split(self, tokens: int) -> tuple[int, int]:
         """Return how many splits of a sample's tokens there are, and the tokens of each."""
-        blocks = -(-tokens // self.block)
-        splits = max(1, min(blocks, PROGRAMS // max(1, self.batch * self.heads)))
-        each = -(-blocks // splits) * self.block
-        return -(-tokens // each), each
+        return split(tokens, self.block, self.batch * self.heads, PROGRAMS)
 
 
 class Gather:

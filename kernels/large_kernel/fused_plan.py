@@ -1,17 +1,13 @@
 """From a kind of call to bound kernels of the pointwise convolution: blocks, and how the tokens are shared out."""
 
-import torch
 import triton
 from torch import Tensor, empty, float32
 
+from ..fused_rows import PRODUCTS
 from ..launch import BoundKernel
 from .fused_kernels import differentiate_weight, project
 
 PROGRAMS = 528  # to aim for where tokens can be shared out: 4 for each of 132 multiprocessors
-
-
-def _product(x: Tensor) -> str:
-    return {torch.bfloat16: "bfloat16", torch.float16: "tf32", float32: "ieee"}[x.dtype]
 
 
 def _columns(channels: int) -> int:
@@ -43,7 +39,7 @@ class Project:
                 "HAS_TIMES": times is not None,
                 "HAS_BIAS": biased,
                 "HAS_GATE": gate is not None,
-                "PRODUCT": _product(a),
+                "PRODUCT": PRODUCTS[a.dtype],
             },
             num_warps=4,
             num_stages=3,
@@ -71,7 +67,7 @@ class DifferentiateWeight:
             differentiate_weight,
             (blocks, blocks, programs),
             (tokens, channels, dout.stride(0), x.stride(0), spatial.stride(0), each),
-            {"BLOCK": block, "COLUMNS": columns, "PRODUCT": _product(x)},
+            {"BLOCK": block, "COLUMNS": columns, "PRODUCT": PRODUCTS[x.dtype]},
             num_warps=4,
             num_stages=3,
         )

@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 
-import torch
 import triton
 from torch import Tensor, empty, float32
 
-from ..launch import BoundKernel, wide
+from ..fused_rows import PRODUCTS
+from ..launch import BoundKernel, split, wide
 from .fused_backward import differentiate_keys, differentiate_queries, differentiate_state
 from .fused_kernels import apply, measure, reduce, settle
 from .reference import Form
@@ -34,7 +34,7 @@ class Call:
         widths = [max(16, triton.next_power_of_2(x.shape[-1])) for x in (q, v)]
         self.state = (self.batch, self.heads, widths[0] * widths[1] + sum(widths))
         self.pairs = widths[0] * (widths[1] + 1)
-        product = {torch.bfloat16: "bfloat16", torch.float16: "tf32", torch.float32: "ieee"}[q.dtype]
+        product = PRODUCTS[q.dtype]
         self.sizes = {
             "D": width,
             "WIDTH": widths[0],
@@ -58,10 +58,7 @@ class Call:
 
     def split(self, tokens: int) -> tuple[int, int]:
         """Return how many splits of a sample's tokens there are, and the tokens of each."""
-        blocks = -(-tokens // self.block)
-        splits = max(1, min(blocks, PROGRAMS // max(1, self.batch * self.heads)))
-        each = -(-blocks // splits) * self.block
-        return -(-tokens // each), each
+        return split(tokens, self.block, self.batch * self.heads, PROGRAMS)
 
 
 class Measure:

@@ -5,29 +5,21 @@ TRITON_INTERPRET=1 also CPU tensors, slowly.
 """
 
 import math
-from collections.abc import Callable
-from typing import Any
 
 import torch
-import triton
 from torch import Tensor
 
+from ..launch import Plans, on_device, readable, why_not
 from .fused_plan import BackwardPlan, Call, ForwardPlan
 from .geometry import Geometry
 
-DTYPES = (torch.float16, torch.bfloat16, torch.float32)
-MOST_PLANS = 4096
-_plans: dict[tuple, Any] = {}
+_plans = Plans()
 
 
 def unsupported(direction: str, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, geometry: Geometry) -> str | None:
     """Return why this backend cannot serve the call, or None when it can."""
-    if q.device.type != "cuda" and not triton.knobs.runtime.interpret:
-        return f"needs CUDA tensors, got {q.device.type}"
-    if q.dtype == torch.bfloat16 and triton.knobs.runtime.interpret:
-        return "Triton's interpreter has no bfloat16 products"
-    if q.dtype not in DTYPES:
-        return f"needs float16, bfloat16 or float32, got {q.dtype}"
+    if reason := why_not(q):
+        return reason
     if v.shape[-1] != q.shape[-1]:
         return f"needs v with the head dimension of q, {q.shape[-1]}, got {v.shape[-1]}"
     if q.shape[-1] % 8 or q.shape[-1] > 256:
@@ -37,43 +29,19 @@ def unsupported(direction: str, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | 
     return None
 
 
-def _readable(x: Tensor) -> Tensor:
-    return x if x.stride(-1) == 1 else x.contiguous()
-
-
-def _plan(make: Callable[[], Any], name: str, geometry: Geometry, scale: float, *tensors: Tensor | None) -> Any:
-    """Return the plan of a kind of call, made at its first; Triton compiles another variant for unaligned pointers."""
-    kinds = (x if x is None else (x.shape, x.stride(), x.dtype, x.data_ptr() % 16 == 0) for x in tensors)
-    key = (name, geometry, scale, tensors[0].get_device(), *kinds)
-    plan = _plans.get(key)
-    if plan is None:
-        if len(_plans) >= MOST_PLANS:
-            _plans.clear()
-        plan = _plans[key] = make()
-    return plan
-
-
-def _elsewhere(x: Tensor) -> bool:
-    return x.is_cuda and x.get_device() != torch.cuda.current_device()
-
-
+@on_device
 def forward(
     q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, geometry: Geometry, scale: float
 ) -> tuple[Tensor, Tensor]:
     """Return the output [B, *spatial, heads, D] and the log-sum-exp [B, *spatial, heads] in float32."""
-    if _elsewhere(q):
-        with torch.cuda.device(q.device):
-            return forward(q, k, v, bias, geometry, scale)
-    q, k, v = _readable(q), _readable(k), _readable(v)
+    q, k, v = readable(q), readable(k), readable(v)
     bias = None if bias is None else bias.contiguous()
     out = torch.empty(v.shape, dtype=v.dtype, device=v.device)
     lse = torch.empty(q.shape[:-1], dtype=torch.float32, device=q.device)
     if out.numel():
-        plan = _plan(
+        plan = _plans(
             lambda: ForwardPlan(Call(q, k, v, bias, geometry, scale, out), out, lse),
-            "forward",
-            geometry,
-            scale,
+            ("forward", geometry, scale),
             *(q, k, v, bias),
         )
         plan(q, k, v, bias, out, lse)
@@ -97,6 +65,7 @@ def backward(
     return *gradients, backward_into(gradients, dout, dlse, q, k, v, bias, out, lse, geometry, scale)
 
 
+@on_device
 def backward_into(
     gradients: tuple[Tensor, Tensor, Tensor],
     dout: Tensor,
@@ -111,21 +80,16 @@ def backward_into(
     scale: float,
 ) -> Tensor | None:
     """Write the gradients of q, k, v, all of the same strides, and return that of the bias."""
-    if _elsewhere(q):
-        with torch.cuda.device(q.device):
-            return backward_into(gradients, dout, dlse, q, k, v, bias, out, lse, geometry, scale)
     if not q.numel():
         return None if bias is None else torch.zeros_like(bias)
-    q, k, v, dout = _readable(q), _readable(k), _readable(v), _readable(dout)
+    q, k, v, dout = (readable(x) for x in (q, k, v, dout))
     out, lse, dlse = out.contiguous(), lse.contiguous(), dlse.contiguous()
     bias = None if bias is None else bias.contiguous()
     dbias = None if bias is None else torch.empty_like(bias)
     dq = gradients[0]
-    plan = _plan(
+    plan = _plans(
         lambda: BackwardPlan(Call(q, k, v, bias, geometry, scale, dout, out, dq), dout, out, lse, dq),
-        "backward",
-        geometry,
-        scale,
+        ("backward", geometry, scale),
         *(q, k, v, bias, dout, out, lse, dlse, dq),
     )
     plan(q, k, v, bias, out, lse, dout, dlse, *gradients, dbias)

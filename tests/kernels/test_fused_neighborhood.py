@@ -20,7 +20,7 @@ from saccade.kernels.neighborhood.geometry import geometry
 def errors(case):
     chosen = {k: tuple(v) if isinstance(v, list) else v for k, v in case["config"].items()}
     fused_plan.choose = (lambda *call: fused_config.Config(**chosen)) if chosen else fused_config.choose
-    fused._plans.clear()
+    fused._plans.made.clear()
     torch.manual_seed(0)
     shape, heads, width, dtype = case["shape"], case["heads"], case["width"], getattr(torch, case["dtype"])
     settings = [tuple(case[name]) for name in ("window", "stride", "dilation", "causal")]
