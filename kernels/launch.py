@@ -39,6 +39,12 @@ def wide(*tensors: Tensor) -> bool:
     return any(sum((n - 1) * abs(s) for n, s in zip(x.shape, x.stride(), strict=True)) >= 1 << 31 for x in tensors)
 
 
+def spatial_strides(x: Tensor) -> tuple[int, ...]:
+    """Return the strides of [B, *spatial, heads, D] as those of [B, z, y, x, heads], 0 along axes that are missing."""
+    strides = x.stride()
+    return (strides[0], *(0,) * (6 - x.dim()), *strides[1:-1])
+
+
 def on_device(function: Callable[..., Any]) -> Callable[..., Any]:
     """Let a function launch on the device of its first tensor, whichever device is current."""
 

@@ -12,6 +12,7 @@ from ..layers import MIXERS
 from .checkpoints import measure
 from .engine.modeling import brief, check_carries_mixers
 from .errors import UserError
+from .words import read_words
 
 SETTINGS = {"body": "pyramid_tiny", "size": "224", "batch": "1", "repeats": "5"}
 
@@ -37,12 +38,7 @@ def row(body: str, mixer: str, size: int, batch: int, repeats: int) -> str:
 
 
 def main(words: list[str]) -> int:
-    settings = dict(SETTINGS)
-    for word in words:
-        key, equals, value = word.partition("=")
-        if not equals or key not in settings:
-            raise UserError(f"unexpected {word!r}: saccade mixers takes {', '.join(f'{k}=...' for k in settings)}")
-        settings[key] = value
+    settings = read_words(words, SETTINGS, "saccade mixers")
     body = settings.pop("body")
     check_carries_mixers(body)
     for key, value in settings.items():

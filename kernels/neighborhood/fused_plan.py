@@ -7,7 +7,7 @@ import triton
 from torch import Tensor, empty, float32
 
 from ..fused_rows import LOG2E
-from ..launch import BoundKernel
+from ..launch import BoundKernel, spatial_strides
 from .fused_backward import differentiate_queries, differentiate_queries_chunks
 from .fused_backward_keys import differentiate_group, differentiate_keys, differentiate_keys_chunks
 from .fused_bias import sum_partial
@@ -20,12 +20,6 @@ from .tiling import Tiling, packed, tile_map
 TABLE_BYTES = 1 << 26
 SCRATCH_BYTES = 1 << 26
 SMALL_TABLE = 64  # entries of a bias up to which its gradient needs an exact delta
-
-
-def _strides(x: Tensor) -> tuple[int, ...]:
-    """Strides of [B, *spatial, heads, D] as [B, z, y, x, heads]."""
-    strides = x.stride()
-    return (strides[0], *(0,) * (6 - x.dim()), *strides[1:-1])
 
 
 def _wide(*tensors: Tensor) -> bool:
@@ -71,7 +65,7 @@ class Call:
         self.geometry, self.scale, self.dtype = geometry, scale, q.dtype
         self.entries = 0 if bias is None else bias[0].numel()
         self.batch, self.heads, self.width = q.shape[0], q.shape[-2], q.shape[-1]
-        self.strides = [_strides(x) for x in (q, k, v)]
+        self.strides = [spatial_strides(x) for x in (q, k, v)]
         self.shared = k.stride() == v.stride()
         self.flags = {
             "D": self.width,
@@ -132,7 +126,7 @@ class ForwardPlan:
         run, slices, images = call.share(config, tiling)
         if config.whole:
             sizes["SHARED"] = call.shared
-        strides = (*call.strides, _strides(out), _strides(lse.unsqueeze(-1)))
+        strides = (*call.strides, spatial_strides(out), spatial_strides(lse.unsqueeze(-1)))
         self.kernel = BoundKernel(
             attend_block if config.whole else attend_chunks,
             (tiling.pieces(run), call.heads, slices),
@@ -169,9 +163,9 @@ class BackwardPlan:
 
     def __init__(self, call: Call, dout: Tensor, out: Tensor, lse: Tensor, gradient: Tensor):
         self.call = call
-        ends = (_strides(gradient), _strides(lse.unsqueeze(-1)))
-        self.strides = (*call.strides, _strides(dout), _strides(out), *ends)
-        self.keys_strides = (*call.strides, _strides(dout), *ends)
+        ends = (spatial_strides(gradient), spatial_strides(lse.unsqueeze(-1)))
+        self.strides = (*call.strides, spatial_strides(dout), spatial_strides(out), *ends)
+        self.keys_strides = (*call.strides, spatial_strides(dout), *ends)
         self.scales = (call.scale, call.scale * LOG2E.value)
         queries, keys = call.config("queries"), call.config("keys")
         self.group = queries.group

@@ -7,18 +7,12 @@ import triton
 from torch import Tensor, empty, float32
 
 from ..fused_rows import LOG2E
-from ..launch import BoundKernel, wide
+from ..launch import BoundKernel, spatial_strides, wide
 from .fused_chunks import attend_rows, differentiate_columns, differentiate_rows
 from .fused_kernels import attend_windows, differentiate_windows
 
 PROGRAMS = 2112  # to aim for where a program can take several tiles: 16 for each of 132 multiprocessors
 SCRATCH_BYTES = 1 << 26
-
-
-def _strides(x: Tensor) -> tuple[int, ...]:
-    """Strides of [B, *spatial, heads, D] as [B, z, y, x, heads]."""
-    strides = x.stride()
-    return (strides[0], *(0,) * (6 - x.dim()), *strides[1:-1])
 
 
 class Call:
@@ -35,7 +29,7 @@ class Call:
         scale: float,
     ):
         self.scale, self.heads, self.biased = scale, q.shape[-2], bias is not None
-        self.strides = [_strides(x) for x in (q, k, v)]
+        self.strides = [spatial_strides(x) for x in (q, k, v)]
         self.shared = len(set(self.strides)) == 1
         missing = 3 - len(window)
         self.counts = (*(1,) * missing, *(n // w for n, w in zip(q.shape[1:], window, strict=False)))
@@ -74,7 +68,7 @@ class ForwardPlan:
     """out and lse of a kind of call."""
 
     def __init__(self, call: Call, out: Tensor, lse: Tensor):
-        strides = (*call.strides, _strides(out), _strides(lse.unsqueeze(-1)))
+        strides = (*call.strides, spatial_strides(out), spatial_strides(lse.unsqueeze(-1)))
         scale = call.scale * LOG2E.value
         rows = call.rows(128 if max(call.widths) <= 64 and not call.single else 64)
         if rows:
@@ -109,8 +103,8 @@ class BackwardPlan:
         self, call: Call, out: Tensor, lse: Tensor, dout: Tensor, dlse: Tensor, dq: Tensor, dk: Tensor, dv: Tensor
     ):
         self.call = call
-        gradients = [_strides(x) for x in (dq, dk, dv)]
-        ends = (_strides(dout), _strides(out), _strides(lse.unsqueeze(-1)))
+        gradients = [spatial_strides(x) for x in (dq, dk, dv)]
+        ends = (spatial_strides(dout), spatial_strides(out), spatial_strides(lse.unsqueeze(-1)))
         scales = (call.scale, call.scale * LOG2E.value)
         self.rows = call.rows(64)
         if self.rows:

@@ -16,12 +16,12 @@ import torch
 
 from ...models.accelerate import measured
 from ..errors import UserError
+from ..words import read_device, read_list, read_number, read_words
 from .kernels import measure as measure_operator
 from .models import release, take_step
 from .operators.depthwise import Case
 from .problem import Draw, Formulation
 from .report import collect, one_line, table
-from .settings import read_device, read_list, read_number, read_words
 from .steps import BATCH, COMPILATIONS
 from .warm import ACCELERATED, AS_IS, warm
 
@@ -125,7 +125,7 @@ def main(words: list[str]) -> None:
         "warm": "0",
         "budget": "570",
     }
-    settings = read_words(words, {**settings, "device": "auto", "out": "benchmarks"}, "accelerate")
+    settings = read_words(words, {**settings, "device": "auto", "out": "benchmarks"}, "benchmark accelerate")
     device = read_device(settings["device"])
     cuda = device.type == "cuda"
     names = read_list("models", settings["models"], timm.list_models())

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from ...kernels.dispatch import Operator
 from ..errors import UserError
+from ..words import read_device, read_list, read_number, read_words
 from .problem import Case, Draw, Formulation, Problem
 from .report import collect, one_line, table
-from .settings import read_device, read_list, read_number, read_words
 from .timing import CaptureError, device_time
 
 OPERATORS = ("neighborhood", "large_kernel", "depthwise", "focal", "window", "linear", "agent", "gated_linear")
@@ -242,7 +242,7 @@ def main(words: list[str]) -> None:
         UserError: a word is not one of the settings, or a value of one not valid.
     """
     settings = {"op": "neighborhood", "baselines": ",".join(BASELINES), "cases": "", "budget": "60"}
-    settings = read_words(words, {**settings, "device": "auto", "out": "benchmarks"}, "kernels")
+    settings = read_words(words, {**settings, "device": "auto", "out": "benchmarks"}, "benchmark kernels")
     device = read_device(settings["device"])
     baselines = read_list("baselines", settings["baselines"], BASELINES)
     budget = read_number("budget", settings["budget"], least=0)

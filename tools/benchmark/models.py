@@ -11,10 +11,10 @@ import timm
 import torch
 
 from ..errors import UserError
+from ..words import read_device, read_list, read_number, read_words
 from .attention_share import attention_ms
 from .model_marks import MODELS, summary
 from .report import collect, one_line
-from .settings import read_device, read_list, read_number, read_words
 from .steps import BATCH, COMPILATIONS, batch_size, build, step_of
 from .timing import call_seconds
 from .warm import warm
@@ -108,7 +108,7 @@ def main(words: list[str]) -> None:
         UserError: a word is not one of the settings, or a value of one not valid.
     """
     settings = {"models": ",".join(MODELS), "sizes": "", "modes": "infer,train", "compile": "", "warm": "0"}
-    settings = read_words(words, {**settings, "budget": "", "device": "auto", "out": "benchmarks"}, "models")
+    settings = read_words(words, {**settings, "budget": "", "device": "auto", "out": "benchmarks"}, "benchmark models")
     device = read_device(settings["device"])
     cuda = device.type == "cuda"
     names = read_list("models", settings["models"], timm.list_models())

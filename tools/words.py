@@ -6,10 +6,10 @@ from collections.abc import Iterable
 
 import torch
 
-from ..errors import UserError, check_choice
+from .errors import UserError, check_choice
 
 
-def read_words(words: Iterable[str], settings: dict[str, str], subject: str) -> dict[str, str]:
+def read_words(words: Iterable[str], settings: dict[str, str], command: str) -> dict[str, str]:
     """Return the settings with what the words KEY=VALUE say.
 
     Errors:
@@ -19,7 +19,7 @@ def read_words(words: Iterable[str], settings: dict[str, str], subject: str) -> 
     for word in words:
         key, equals, value = word.partition("=")
         if not equals or key not in settings:
-            raise UserError(f"unexpected {word!r}: benchmark {subject} takes {', '.join(f'{k}=...' for k in settings)}")
+            raise UserError(f"unexpected {word!r}: {command} takes {', '.join(f'{k}=...' for k in settings)}")
         settings[key] = value
     return settings
 
