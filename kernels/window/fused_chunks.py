@@ -67,8 +67,8 @@ def attend_rows(
         k = load_rows(k_ptr, offsets(others, head, k_strides, WIDE), D, WIDTH)
         v = load_rows(v_ptr, offsets(others, head, v_strides, WIDE), E, VALUE_WIDTH)
         table = pair_table(bias_ptr, head, rows, columns, TOKENS, HAS_BIAS)
-        s = logits(q, k, scale, table, PRECISION)
-        s = masked(s, mask_ptr, window, counts, rows, columns, False, TOKENS, MASK)
+        seen = masked(table, mask_ptr, window, counts, rows, columns, False, TOKENS, MASK)
+        s = logits(q, k, scale, seen, PRECISION)
         new_top = tl.maximum(top, tl.max(s, 1))
         p = tl.exp2(s - new_top[:, None])
         shrink = tl.exp2(top - new_top)
@@ -131,7 +131,6 @@ def differentiate_rows(
     rows = tl.program_id(2) * ROWS + i
     valid = rows < TOKENS
     slot = (head * tl.num_programs(0) + tl.program_id(0)) * tl.num_programs(2) + tl.program_id(2)
-    partial = partial_ptr + slot.to(tl.int64) * (ROWS * COLUMNS)
     first = tl.program_id(0) * each
     for window in range(first, tl.minimum(first + each, windows)):
         spot = places(window, tl.minimum(rows, TOKENS - 1), counts, WINDOW)
@@ -152,13 +151,14 @@ def differentiate_rows(
             k = load_rows(k_ptr, offsets(others, head, k_strides, WIDE), D, WIDTH)
             v = load_rows(v_ptr, offsets(others, head, v_strides, WIDE), E, VALUE_WIDTH)
             table = pair_table(bias_ptr, head, rows, columns, TOKENS, HAS_BIAS)
-            s = logits(q, k, scale_log2, table, PRECISION)
-            s = masked(s, mask_ptr, window, counts, rows, columns, False, TOKENS, MASK)
+            seen = masked(table, mask_ptr, window, counts, rows, columns, False, TOKENS, MASK)
+            s = logits(q, k, scale_log2, seen, PRECISION)
             p = tl.exp2(s - lse2[:, None])
             ds = p * (tl.dot(dout, tl.trans(v), input_precision=PRECISION) - delta[:, None])
             dq = tl.dot(ds.to(k.dtype), k, dq, input_precision=PRECISION)
             if HAS_BIAS:
-                pair = partial + i[:, None] * COLUMNS + columns[None, :]
+                # Without a bias there is no `partial_ptr`.
+                pair = partial_ptr + slot.to(tl.int64) * (ROWS * COLUMNS) + i[:, None] * COLUMNS + columns[None, :]
                 if window > first:
                     ds += tl.load(pair)
                 tl.store(pair, ds)
@@ -217,8 +217,8 @@ def differentiate_columns(
         dout = load_rows(dout_ptr, offsets(others, head, dout_strides, WIDE), E, VALUE_WIDTH)
         lse2, delta = tl.split(tl.load(terms_ptr + terms_at[:, None] + tl.arange(0, 2)[None, :]))
         table = pair_table(bias_ptr, head, rows, columns, TOKENS, HAS_BIAS)
-        s = logits(q, k, scale_log2, table, PRECISION)
-        s = masked(s, mask_ptr, window, counts, rows, columns, False, TOKENS, MASK)
+        seen = masked(table, mask_ptr, window, counts, rows, columns, False, TOKENS, MASK)
+        s = logits(q, k, scale_log2, seen, PRECISION)
         p = tl.exp2(s - lse2[:, None])
         dv = tl.dot(tl.trans(p).to(dout.dtype), dout, dv, input_precision=PRECISION)
         ds = p * (tl.dot(dout, tl.trans(v), input_precision=PRECISION) - delta[:, None])

@@ -76,8 +76,8 @@ def attend_windows(
         q = load_rows(q_ptr, q_at, D, WIDTH)
         k = load_rows(k_ptr, k_at, D, WIDTH)
         v = load_rows(v_ptr, v_at, E, VALUE_WIDTH)
-        s = logits(q, k, scale, table, PRECISION)
-        s = masked(s, mask_ptr, window, counts, place, place, True, TOKENS, MASK)
+        seen = masked(table, mask_ptr, window, counts, place, place, True, TOKENS, MASK)
+        s = logits(q, k, scale, seen, PRECISION)
         # A finite top keeps rows that see no key free of NaN.
         top = tl.maximum(tl.max(s, 1), -1e30)
         p = tl.exp2(s - top[:, None])
@@ -155,8 +155,8 @@ def differentiate_windows(
         lse2 = tl.load(lse_ptr + lse_at) * LOG2E
         # Rows that see no key, or are no rows, have weights of 0.
         lse2 = tl.where(valid & (lse2 > float("-inf")), lse2, float("inf"))
-        s = logits(q, k, scale_log2, table, PRECISION)
-        s = masked(s, mask_ptr, window, counts, place, place, True, TOKENS, MASK)
+        seen = masked(table, mask_ptr, window, counts, place, place, True, TOKENS, MASK)
+        s = logits(q, k, scale_log2, seen, PRECISION)
         p = tl.exp2(s - lse2[:, None])
         dv = tl.dot(tl.trans(p).to(dout.dtype), dout, input_precision=PRECISION)
         dp = tl.dot(dout, tl.trans(v), input_precision=PRECISION)

@@ -35,19 +35,22 @@ def offsets(spot, head, strides, WIDE: tl.constexpr):
 
 
 @triton.jit
-def masked(s, mask_ptr, window, counts, rows, columns, BY_ROW: tl.constexpr, TOKENS: tl.constexpr, MASK: tl.constexpr):
-    """Logits with the mask, [windows of a map, TOKENS, TOKENS], between queries `rows` and keys `columns`.
+def masked(
+    table, mask_ptr, window, counts, rows, columns, BY_ROW: tl.constexpr, TOKENS: tl.constexpr, MASK: tl.constexpr
+):
+    """A table of logits with the mask, [windows of a map, TOKENS, TOKENS], between queries `rows` and keys `columns`.
 
-    `window` is that of each row, BY_ROW, or one for all. MASK is "none", "boolean" (a byte each) or "additive".
+    `window` is that of each row, BY_ROW, or one for all. MASK is "none", "boolean" (a byte each) or "additive". What is
+    loaded must not depend on a product: Triton 3.6 cannot pipeline such a loop.
     """
     if MASK != "none":
         start = (window % (counts[0] * counts[1] * counts[2])).to(tl.int64) * (TOKENS * TOKENS)
         if BY_ROW:
             start = start[:, None]
         at = mask_ptr + start + rows[:, None] * TOKENS + columns[None, :]
-        seen = s > float("-inf")
+        seen = table > float("-inf")
         if MASK == "boolean":
-            s = tl.where(tl.load(at, mask=seen, other=0) != 0, s, float("-inf"))
+            table = tl.where(tl.load(at, mask=seen, other=0) != 0, table, float("-inf"))
         else:
-            s += tl.load(at, mask=seen, other=0.0).to(tl.float32) * LOG2E
-    return s
+            table += tl.load(at, mask=seen, other=0.0).to(tl.float32) * LOG2E
+    return table

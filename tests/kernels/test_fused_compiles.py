@@ -58,12 +58,18 @@ for shape, window, dilation, width in cases:
     "window": """
 from saccade.kernels.window import fused
 
-for window in 7, 14:
-    q, k, v = empty(2, 28, 28, 3, 2, 32).unbind(-3)
-    tokens = window**2
-    bias, mask = empty(2, tokens, tokens), empty(784 // tokens, tokens, tokens, dtype=torch.bool)
-    out, lse = fused.forward(q, k, v, bias, mask, (window, window), 0.2)
-    fused.backward(out, torch.empty_like(lse), q, k, v, bias, mask, out, lse, (window, window), 0.2)
+def both(window, width, bias, mask):
+    q, k, v = empty(2, 4 * window, 4 * window, 3, 2, width).unbind(-3)
+    tables = (bias and empty(2, window**2, window**2, dtype=bias), mask and empty(16, window**2, window**2, dtype=mask))
+    out, lse = fused.forward(q, k, v, *tables, (window, window), 0.2)
+    fused.backward(out, torch.empty_like(lse), q, k, v, *tables, out, lse, (window, window), 0.2)
+
+
+both(2, 32, None, None)
+both(7, 32, torch.bfloat16, torch.bool)
+both(7, 32, torch.float32, torch.float32)
+both(14, 32, torch.float32, torch.float32)
+both(16, 128, None, None)
 """,
     "linear": """
 from saccade.kernels.linear import fused
