@@ -1,4 +1,4 @@
-"""Fused focal modulation in Triton: a convolution, its GELU and what they are summed for in one pass over the map.
+"""Fused focal modulation in Triton: a convolution and its GELU in one pass over the map, the gated sum with `point`.
 
 Serves float16, bfloat16 and float32 tensors on CUDA devices. Under TRITON_INTERPRET=1 also CPU tensors, slowly. Sums
 are taken in float32 in one order, so results repeat to the bit.
@@ -10,21 +10,21 @@ import torch
 from torch import Tensor
 
 from ..depthwise import fused as depthwise
+from ..large_kernel.fused_plan import DifferentiateWeight, Project
 from ..launch import Plans, on_device, readable
 from .fused_plan import BackwardPlan, Call, ForwardPlan
+from .saved import Saved
 
 _plans = Plans()
 
 
-def unsupported(
-    direction: str, context: Tensor, gates: Tensor, weights: Sequence[Tensor], normalize: bool
-) -> str | None:
+def unsupported(direction: str, projected: Tensor, weights: Sequence[Tensor], *rest: object) -> str | None:
     """Return why this backend cannot serve the call, or None when it can."""
     if not weights:
         return "needs at least one level"
-    if not context.numel():
-        return f"needs a map with entries, got {list(context.shape)}"
-    reasons = (depthwise.unsupported(direction, context, weight) for weight in weights)
+    if not projected.numel():
+        return f"needs a map with entries, got {list(projected.shape)}"
+    reasons = (depthwise.unsupported(direction, projected, weight) for weight in weights)
     return next(filter(None, reasons), None)
 
 
@@ -36,30 +36,65 @@ def _rows(x: Tensor) -> Tensor:
 
 
 @on_device
-def forward(context: Tensor, gates: Tensor, weights: Sequence[Tensor], normalize: bool) -> Tensor:
-    """Return the modulator [B, H, W, C]."""
-    context, gates = readable(context), _rows(gates)
+def forward(
+    projected: Tensor,
+    weights: Sequence[Tensor],
+    point_weight: Tensor,
+    point_bias: Tensor | None,
+    normalize: bool,
+    keeps: bool,
+) -> tuple[Tensor, Saved | None]:
+    """Return the output [B, H, W, C] and, with `keeps`, what the backward pass needs."""
+    projected, point_weight = _rows(projected), readable(point_weight)
     kernels = tuple(weight.shape[-1] for weight in weights)
-    out = torch.empty(context.shape, dtype=context.dtype, device=context.device)
     plan = _plans(
-        lambda: ForwardPlan(Call(context, gates, kernels, normalize)), ("forward", kernels, normalize), context, gates
+        lambda: ForwardPlan(Call(projected, point_weight, kernels, normalize), point_weight, point_bias, keeps),
+        ("forward", kernels, normalize, keeps),
+        *(projected, point_weight, point_bias),
     )
-    plan(context, gates, [depthwise.taps(weight) for weight in weights], out)
-    return out
+    return plan(projected, [depthwise.taps(weight) for weight in weights], point_weight, point_bias)
+
+
+def _project(
+    a: Tensor, times: Tensor | None, weight: Tensor, bias: Tensor | None, gate: Tensor | None, out: Tensor
+) -> None:
+    """Fill a map with (a * times) weight + bias, all times `gate`."""
+    rows = [None if x is None else x.flatten(0, 2) for x in (a, times, gate, out)]
+    plan = _plans(
+        lambda: Project(rows[0], rows[1], weight, bias is not None, *rows[2:]), ("project",), *rows, weight, bias
+    )
+    plan(rows[0], rows[1], weight, bias, *rows[2:])
 
 
 @on_device
 def backward(
-    dout: Tensor, context: Tensor, gates: Tensor, weights: Sequence[Tensor], normalize: bool
-) -> tuple[Tensor, Tensor, list[Tensor]]:
-    """Return the gradients of context, gates and weights, given that of the output; contexts are computed again."""
-    dout, context, gates = _rows(dout), readable(context), _rows(gates)
+    dout: Tensor,
+    saved: Saved,
+    projected: Tensor,
+    weights: Sequence[Tensor],
+    point_weight: Tensor,
+    point_bias: Tensor | None,
+    normalize: bool,
+) -> tuple[Tensor, list[Tensor], Tensor, Tensor | None]:
+    """Return the gradients of projected, weights, point_weight and point_bias, given that of the output."""
+    dout, projected, point_weight = _rows(dout), _rows(projected), readable(point_weight)
     kernels = tuple(weight.shape[-1] for weight in weights)
-    dcontext, dgates = (torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (context, gates))
+    dprojected = torch.empty(projected.shape, dtype=projected.dtype, device=projected.device)
+    query, dquery = (x[..., : dout.shape[-1]] for x in (projected, dprojected))
+    _project(saved.modulator, None, point_weight.T, point_bias, dout, dquery)
+    dmodulator = torch.empty(dout.shape, dtype=projected.dtype, device=projected.device)
+    _project(dout, query, point_weight, None, None, dmodulator)
+    rows = [x.flatten(0, 2) for x in (dout, query, saved.modulator)]
+    dpoint, dpoint_bias = _plans(lambda: DifferentiateWeight(*rows), ("weight",), *rows)(*rows)
     plan = _plans(
-        lambda: BackwardPlan(Call(context, gates, kernels, normalize, dout), dout),
+        lambda: BackwardPlan(Call(projected, point_weight, kernels, normalize)),
         ("backward", kernels, normalize),
-        *(context, gates, dout),
+        *(projected, point_weight),
     )
-    dweights = plan(dout, context, gates, [depthwise.taps(weight) for weight in weights], dcontext, dgates)
-    return dcontext, dgates, [d.to(weight.dtype) for d, weight in zip(dweights, weights, strict=True)]
+    dweights = plan(dmodulator, saved, projected, [depthwise.taps(weight) for weight in weights], dprojected)
+    return (
+        dprojected,
+        [d.to(weight.dtype) for d, weight in zip(dweights, weights, strict=True)],
+        dpoint.to(point_weight.dtype),
+        None if point_bias is None else dpoint_bias.to(point_bias.dtype),
+    )

@@ -2,141 +2,165 @@
 
 from collections.abc import Sequence
 
-from torch import Tensor, empty, float32, ops
+import triton
+from torch import Tensor, empty, float32
 
 from ..depthwise.fused_plan import Call as Convolution
 from ..depthwise.fused_plan import Convolve, Correlate, lanes_of
+from ..fused_rows import PRODUCTS
 from ..launch import BoundKernel
-from .fused_kernels import differentiate_gates, differentiate_last, differentiate_level, focus, gather
+from .fused_kernels import differentiate_level, focus
+from .fused_token_kernels import differentiate_gates, differentiate_last, modulate
+from .saved import Saved
 
-BLOCK = 64
+BLOCK = 64  # tokens of a program that multiplies nothing
+MOST_COLUMNS = 128  # channels that a program of `modulate` makes: each block of them gathers the contexts again
 
 
 class Call:
-    """A kind of call: the context [B, H, W, C], its strides, and the kernel size of each level."""
+    """A kind of call: the projected map [B, H, W, D], its strides, and the kernel size of each level."""
 
-    def __init__(self, context: Tensor, gates: Tensor, kernels: Sequence[int], normalize: bool, *more: Tensor):
-        self.maps, self.height, self.width, self.channels = context.shape
-        self.tokens = self.height * self.width
-        self.levels, self.kernels = len(kernels), kernels
-        self.dtype, self.context, self.gates_stride = context.dtype, context.stride()[:3], gates.stride(2)
+    def __init__(self, projected: Tensor, point_weight: Tensor, kernels: Sequence[int], normalize: bool):
+        self.maps, self.height, self.width, self.row = projected.shape
+        self.tokens, self.channels = self.height * self.width, len(point_weight)
+        self.levels, self.kernels, self.dtype = len(kernels), kernels, projected.dtype
+        self.stride = projected.stride(2)
         self.factor = 1 / (self.levels + 1) if normalize else 1.0
-        self.plain = (self.tokens * self.channels, self.width * self.channels, self.channels)
-        self.convolutions = [Convolution(context.shape, (k, k), (1, 1), context, *more) for k in kernels]
-        lanes = lanes_of(self.channels)
-        self.blocks = {"BLOCK": BLOCK, "CHANNELS": lanes}
-        self.grid = (-(-self.channels // lanes), -(-self.tokens // BLOCK), self.maps)
+        self.context = projected.stride()[:3]
+        self.plain = self._strides(self.channels)
+        self.stacked = (self.levels * self.plain[0], *self.plain[1:])
+        self.row_strides = self._strides(self.row)
         self.extent = (self.height, self.width, self.channels)
+        shape = (self.maps, *self.extent)
+        self.convolutions = [Convolution(shape, (k, k), (1, 1), projected) for k in kernels]
+        self.blocks = -(-self.tokens // BLOCK)
 
-    def contexts(self, like: Tensor) -> Tensor:
-        return empty(
-            (self.levels, self.maps, self.height, self.width, self.channels), dtype=self.dtype, device=like.device
-        )
+    def _strides(self, row: int) -> tuple[int, int, int]:
+        """Return those of batch, rows and columns of a map of tokens of `row` numbers."""
+        return (self.tokens * row, self.width * row, row)
 
+    def parts(self, projected: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the queries, the contexts and the gates with what is left over."""
+        return projected.split((self.channels, self.channels, self.row - 2 * self.channels), -1)
 
-class Contexts:
-    """The contexts of all levels and the mean of the last; with `keeps` also what goes into the GELUs."""
+    def map(self, like: Tensor) -> Tensor:
+        return empty((self.maps, *self.extent), dtype=self.dtype, device=like.device)
 
-    def __init__(self, call: Call, keeps: bool):
-        self.call, self.keeps = call, keeps
-        self.kernels = []
-        for level, convolution in enumerate(call.convolutions):
-            self.kernels.append(
-                BoundKernel(
-                    focus,
-                    (convolution.tiles, convolution.blocks, 1),
-                    (call.plain if level else call.context, call.plain, *call.extent),
-                    {**convolution.sizes, "KEEPS": keeps, "SUMS": level + 1 == call.levels},
-                    **convolution.options,
-                )
-            )
-
-    def __call__(self, context: Tensor, taps: Sequence[Tensor]) -> tuple[Tensor, Tensor | None, Tensor]:
-        call = self.call
-        contexts = call.contexts(context)
-        convolved = call.contexts(context) if self.keeps else None
-        tiles = call.convolutions[-1].tiles
-        partial = empty((call.maps, tiles // call.maps, call.channels), dtype=float32, device=context.device)
-        z = context
-        for level, kernel in enumerate(self.kernels):
-            kept = None if convolved is None else convolved[level]
-            kernel(z, taps[level], kept, contexts[level], partial)
-            z = contexts[level]
-        return contexts, convolved, partial.sum(1) / call.tokens
+    def stack(self, like: Tensor) -> Tensor:
+        return empty((self.maps, self.levels, *self.extent), dtype=self.dtype, device=like.device)
 
 
 class ForwardPlan:
-    """The modulator of a kind of call."""
+    """The output of a kind of call."""
 
-    def __init__(self, call: Call):
-        self.contexts = Contexts(call, keeps=False)
-        self.kernel = BoundKernel(
-            gather,
-            call.grid,
-            (call.gates_stride, call.tokens, call.maps, call.channels, call.factor),
-            {"LEVELS": call.levels, **call.blocks},
-            num_warps=4,
+    def __init__(self, call: Call, point_weight: Tensor, point_bias: Tensor | None, keeps: bool):
+        self.call, self.keeps = call, keeps
+        self.kernels = [
+            BoundKernel(
+                focus,
+                (convolution.tiles, convolution.blocks, 1),
+                (call.stacked if level else call.context, call.stacked, *call.extent, 1 / call.tokens),
+                {**convolution.sizes, "KEEPS": keeps, "SUMS": level + 1 == call.levels},
+                **convolution.options,
+            )
+            for level, convolution in enumerate(call.convolutions)
+        ]
+        self.partial = (call.maps, call.convolutions[-1].tiles // call.maps, call.channels)
+        columns = max(16, min(MOST_COLUMNS, triton.next_power_of_2(call.channels)))
+        block = 64 if call.dtype == float32 else 128
+        self.modulate = BoundKernel(
+            modulate,
+            (-(-call.channels // columns), -(-call.tokens // block), call.maps),
+            (call.stride, call.tokens, call.channels, call.factor, point_weight.stride(0)),
+            {
+                "LEVELS": call.levels,
+                "BLOCK": block,
+                "COLUMNS": columns,
+                "DEPTH": max(16, lanes_of(call.channels)),
+                "HAS_BIAS": point_bias is not None,
+                "KEEPS": keeps,
+                "PRODUCT": PRODUCTS[call.dtype],
+            },
+            num_warps=8,
+            num_stages=2,
         )
 
-    def __call__(self, context: Tensor, gates: Tensor, taps: Sequence[Tensor], out: Tensor) -> None:
-        contexts, _, mean = self.contexts(context, taps)
-        self.kernel(contexts, gates, mean, out)
+    def __call__(
+        self, projected: Tensor, taps: Sequence[Tensor], point_weight: Tensor, point_bias: Tensor | None
+    ) -> tuple[Tensor, Saved | None]:
+        call, keeps = self.call, self.keeps
+        query, z, gates = call.parts(projected)
+        contexts, convolved = call.stack(projected), call.stack(projected) if keeps else None
+        partial = empty(self.partial, dtype=float32, device=projected.device)
+        for level, kernel in enumerate(self.kernels):
+            kept = convolved[:, level] if keeps else None
+            kernel(z, taps[level], kept, contexts[:, level], partial)
+            z = contexts[:, level]
+        mean = partial.sum(1)
+        modulator, out = call.map(projected) if keeps else None, call.map(projected)
+        self.modulate(contexts, gates, mean, point_weight, point_bias, query, modulator, out)
+        return out, Saved(modulator, contexts, convolved, mean) if keeps else None
 
 
 class BackwardPlan:
-    """All gradients of a kind of call."""
+    """The gradients of contexts, gates and depthwise kernels of a kind of call."""
 
-    def __init__(self, call: Call, dout: Tensor):
-        self.call, self.contexts = call, Contexts(call, keeps=True)
-        self.partial = (call.maps, call.grid[1], call.channels)
-        rows = (dout.stride(2), call.gates_stride, call.tokens)
+    def __init__(self, call: Call):
+        self.call = call
+        self.partial = (call.maps, call.blocks, call.channels)
+        lanes = lanes_of(call.channels)
+        sizes = {"LEVELS": call.levels, "BLOCK": BLOCK, "CHANNELS": lanes}
+        spare = call.row - 2 * call.channels - call.levels - 1
         self.gates_kernel = BoundKernel(
             differentiate_gates,
-            (call.grid[1], call.maps, 1),
-            (*rows, call.maps, call.channels, call.factor),
-            {"LEVELS": call.levels, **call.blocks},
+            (call.blocks, call.maps, 1),
+            (call.stride, call.row, call.tokens, call.channels, call.factor),
+            {**sizes, "SPARE": spare, "WIDTH": triton.next_power_of_2(call.levels + 1 + spare)},
             num_warps=4,
         )
         self.last_kernel = BoundKernel(
             differentiate_last,
-            call.grid,
-            (*rows, call.channels, call.factor),
-            {"LEVEL": call.levels - 1, **call.blocks},
+            (-(-call.channels // lanes), call.blocks, call.maps),
+            (call.stride, call.tokens, call.channels, call.factor, 1 / call.tokens),
+            sizes,
             num_warps=4,
         )
         self.level_kernels = [
             BoundKernel(
                 differentiate_level,
                 (convolution.tiles, convolution.blocks, 1),
-                (call.plain, dout.stride()[:3], call.gates_stride, *call.extent, call.factor),
+                (call.plain, call.stacked, call.stride, *call.extent, call.factor),
                 {"LEVEL": level, **convolution.sizes},
                 **convolution.options,
             )
             for level, convolution in enumerate(call.convolutions[1:])
         ]
-        self.input = Convolve(call.convolutions[0], call.plain, call.plain, flip=True)
+        self.input = Convolve(call.convolutions[0], call.plain, call.row_strides, flip=True)
         self.correlations = [
-            Correlate(convolution, call.plain if level else call.context, call.plain)
+            Correlate(convolution, call.stacked if level else call.context, call.plain)
             for level, convolution in enumerate(call.convolutions)
         ]
 
     def __call__(
-        self, dout: Tensor, context: Tensor, gates: Tensor, taps: Sequence[Tensor], dcontext: Tensor, dgates: Tensor
+        self, dmodulator: Tensor, saved: Saved, projected: Tensor, taps: Sequence[Tensor], dprojected: Tensor
     ) -> list[Tensor]:
-        """Fill the gradients of context and gates, and return those of the weights, [C, 1, k, k] in float32."""
-        call = self.call
-        contexts, convolved, mean = self.contexts(context, taps)
-        partial = empty(self.partial, dtype=float32, device=context.device)
-        self.gates_kernel(dout, contexts, gates, mean, dgates, partial)
-        dmean = ops.aten.gelu_backward(partial.sum(1), mean) / call.tokens
-        d = empty(context.shape, dtype=call.dtype, device=context.device)
-        self.last_kernel(dout, gates, convolved[-1], dmean, d)
+        """Fill dprojected's gradients of contexts and gates, and zeros after these, given that of the gated sum.
+
+        Returns the gradients of the depthwise kernels, [C, 1, k, k] in float32.
+        """
+        call, (_, contexts, convolved, mean) = self.call, saved
+        (_, context, gates), (_, dcontext, dgates) = call.parts(projected), call.parts(dprojected)
+        partial = empty(self.partial, dtype=float32, device=projected.device)
+        self.gates_kernel(dmodulator, contexts, gates, mean, dgates, partial)
+        d = call.map(projected)
+        self.last_kernel(dmodulator, gates, convolved, mean, partial.sum(1), d)
         dweights = []
         for level in reversed(range(call.levels)):
-            dweights.insert(0, self.correlations[level](contexts[level - 1] if level else context, d)[0])
+            z = contexts[:, level - 1] if level else context
+            dweights.insert(0, self.correlations[level](z, d)[0])
             if level:
-                below = empty(context.shape, dtype=call.dtype, device=context.device)
-                self.level_kernels[level - 1](d, taps[level], dout, gates, convolved[level - 1], below)
+                below = call.map(projected)
+                self.level_kernels[level - 1](d, taps[level], dmodulator, gates, convolved[:, level - 1], below)
                 d = below
         self.input(d, taps[0], None, None, dcontext)
         return dweights

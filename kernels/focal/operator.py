@@ -9,8 +9,11 @@ from torch.utils.flop_counter import register_flop_formula
 
 from ..autograd import differentiable, differentiable_once, fold_into_batch
 from ..dispatch import Operator
+from .saved import Saved
 
 OPERATOR = Operator(__package__, ("blocked", "reference", "fused"))
+INPUTS = 4
+SAVED = len(Saved._fields)
 
 
 def pack(weights: Sequence[Tensor], none: Tensor) -> Tensor:
@@ -29,58 +32,112 @@ def unpack(weights: Tensor, kernels: Sequence[int]) -> list[Tensor]:
 
 @torch.library.custom_op("saccade::focal_modulation", mutates_args=())
 def modulation(
-    context: Tensor, gates: Tensor, weights: Tensor, kernels: Sequence[int], normalize: bool, backend: str
-) -> Tensor:
-    problem = (context, gates, unpack(weights, kernels), normalize)
-    return OPERATOR.choose(backend, "forward", *problem).forward(*problem)
+    projected: Tensor,
+    weights: Tensor,
+    point_weight: Tensor,
+    point_bias: Tensor | None,
+    kernels: Sequence[int],
+    normalize: bool,
+    keeps: bool,
+    backend: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Return the output and, with `keeps`, what is in `Saved`; else four empty tensors."""
+    problem = (projected, unpack(weights, kernels), point_weight, point_bias, normalize)
+    out, saved = OPERATOR.choose(backend, "forward", *problem).forward(*problem, keeps)
+    return out, *(saved or (projected.new_empty(len(projected), 0) for _ in range(SAVED)))
 
 
 @modulation.register_fake
-def _(context, gates, weights, kernels, normalize, backend):
-    return context.new_empty(context.shape)
+def _(projected, weights, point_weight, point_bias, kernels, normalize, keeps, backend):
+    batch, height, width, _ = projected.shape
+    out = projected.new_empty(batch, height, width, point_weight.shape[0])
+    if not keeps:
+        return out, *(projected.new_empty(batch, 0) for _ in range(SAVED))
+    levels = (batch, len(kernels), height, width, point_weight.shape[0])
+    mean = projected.new_empty(levels[0], levels[-1], dtype=torch.promote_types(projected.dtype, torch.float32))
+    return out, out.new_empty(out.shape), out.new_empty(levels), out.new_empty(levels), mean
 
 
 @torch.library.custom_op("saccade::focal_modulation_backward", mutates_args=())
 def modulation_backward(
-    dout: Tensor, context: Tensor, gates: Tensor, weights: Tensor, kernels: Sequence[int], normalize: bool, backend: str
-) -> tuple[Tensor, Tensor, Tensor]:
-    problem = (context, gates, unpack(weights, kernels), normalize)
+    dout: Tensor,
+    modulator: Tensor,
+    contexts: Tensor,
+    convolved: Tensor,
+    mean: Tensor,
+    projected: Tensor,
+    weights: Tensor,
+    point_weight: Tensor,
+    point_bias: Tensor | None,
+    kernels: Sequence[int],
+    normalize: bool,
+    keeps: bool,
+    backend: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    problem = (projected, unpack(weights, kernels), point_weight, point_bias, normalize)
     chosen = OPERATOR.choose(backend, "backward", *problem)
-    dcontext, dgates, dweights = chosen.backward(dout, *problem)
-    return dcontext, dgates, pack(dweights, weights[:, :0])
+    # Within some of torch.func's transforms a tensor does not tell that it will be asked for a gradient.
+    saved = Saved(modulator, contexts, convolved, mean) if keeps else chosen.forward(*problem, True)[1]
+    dprojected, dweights, dpoint_weight, dpoint_bias = chosen.backward(dout, saved, *problem)
+    # A custom op returns tensors only: no bias is an empty gradient.
+    dpoint_bias = point_weight.new_empty(0) if point_bias is None else dpoint_bias
+    return dprojected, pack(dweights, weights[:, :0]), dpoint_weight, dpoint_bias
 
 
 @modulation_backward.register_fake
-def _(dout, context, gates, weights, kernels, normalize, backend):
-    return tuple(x.new_empty(x.shape) for x in (context, gates, weights))
+def _(dout, modulator, contexts, convolved, mean, projected, weights, point_weight, point_bias, *settings):
+    biases = point_weight.new_empty(0) if point_bias is None else point_bias.new_empty(point_bias.shape)
+    return *(x.new_empty(x.shape) for x in (projected, weights, point_weight)), biases
 
 
 def _save(ctx, inputs, output):
-    *tensors, ctx.kernels, ctx.normalize, ctx.backend = inputs
-    ctx.save_for_backward(*tensors)
+    ctx.settings = inputs[INPUTS:]
+    _, *saved = output
+    ctx.mark_non_differentiable(*saved)
+    # Else autograd would make zeros for them.
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(*saved, *inputs[:INPUTS])
 
 
-def _gradients(ctx, dout):
-    settings = (ctx.kernels, ctx.normalize, ctx.backend)
-    return *call_backward(dout, *ctx.saved_tensors, *settings), *(None for _ in settings)
+def _gradients(ctx, dout, *saved):
+    if dout is None:
+        return (None,) * (INPUTS + len(ctx.settings))
+    tensors = ctx.saved_tensors
+    *gradients, dpoint_bias = call_backward(dout, *tensors, *ctx.settings)
+    return *gradients, None if tensors[-1] is None else dpoint_bias, *(None for _ in ctx.settings)
 
 
 call = differentiable(
-    modulation, _save, _gradients, fold_into_batch(lambda *inputs: call(*inputs), tensors=3, shared=(2,))
+    modulation,
+    _save,
+    _gradients,
+    fold_into_batch(lambda *inputs: call(*inputs), tensors=INPUTS, shared=range(1, INPUTS)),
 )
 call_backward = differentiable_once(
     modulation_backward,
-    fold_into_batch(lambda *inputs: call_backward(*inputs), tensors=4, shared=(3,), sums_over_batch=True),
+    fold_into_batch(
+        lambda *inputs: call_backward(*inputs),
+        tensors=1 + SAVED + INPUTS,
+        shared=range(2 + SAVED, 1 + SAVED + INPUTS),
+        sums_over_batch=True,
+    ),
 )
 
 
+def _products(projected_shape: Sequence[int], point_shape: Sequence[int], kernels: Sequence[int]) -> tuple[int, ...]:
+    """Return the products of all convolutions over the map, of the gated sum, and of `point`."""
+    entries = math.prod(projected_shape[:-1]) * point_shape[0]
+    return entries * sum(k * k for k in kernels), entries * (len(kernels) + 1), entries * point_shape[0]
+
+
 @register_flop_formula(torch.ops.saccade.focal_modulation)
-def _forward_flops(context_shape, gates_shape, weights_shape, kernels, *settings, out_shape=None, **kwargs) -> int:
-    # A multiply and an add for each entry of each kernel, and for each gate.
-    return 2 * math.prod(context_shape) * (sum(k * k for k in kernels) + gates_shape[-1])
+def _forward_flops(projected_shape, weights, point_shape, bias, kernels, *settings, out_shape=None, **kwargs) -> int:
+    return 2 * sum(_products(projected_shape, point_shape, kernels))
 
 
 @register_flop_formula(torch.ops.saccade.focal_modulation_backward)
-def _backward_flops(dout, context_shape, gates_shape, weights, kernels, *settings, out_shape=None, **kwargs) -> int:
-    # The convolutions once more, then their gradients by input and by kernel; the gates' and the contexts' gradients.
-    return 2 * math.prod(context_shape) * (3 * sum(k * k for k in kernels) + 2 * gates_shape[-1])
+def _backward_flops(*arguments, out_shape=None, **kwargs) -> int:
+    projected_shape, _, point_shape, _, kernels = arguments[1 + SAVED : 2 + SAVED + INPUTS]
+    depthwise, gated, point = _products(projected_shape, point_shape, kernels)
+    # By input and by kernel; by gate and by context; by input, by weight, and once more for the query's gradient.
+    return 2 * (2 * depthwise + 2 * gated + 3 * point)

@@ -15,20 +15,21 @@ class FocalModulation(focalnet.FocalModulation):
         if _context(self) is not None:
             return super().forward(x)
         projected = pointwise(self.f, x.permute(0, 2, 3, 1), aligned_linear)
-        query, context, gates = projected.split(self.input_split, -1)
-        weights = [readable(layer[0].weight, context) for layer in self.focal_layers]
-        modulator = pointwise(self.h, focal_modulation(context, gates, weights, self.normalize_modulator))
-        out = self.norm((query * modulator).permute(0, 3, 1, 2))
+        weights = [readable(layer[0].weight, projected) for layer in self.focal_layers]
+        point, bias = (readable(x, projected) for x in (self.h.weight.flatten(1), self.h.bias))
+        out = self.norm(focal_modulation(projected, weights, point, bias, self.normalize_modulator).permute(0, 3, 1, 2))
         return self.proj_drop(pointwise(self.proj, out.permute(0, 2, 3, 1)).permute(0, 3, 1, 2))
 
 
 def _context(module: nn.Module) -> str | None:
-    """Return why the operator does not compute the module's contexts, or None."""
+    """Return why the operator does not compute the module, or None."""
     if not _plain_gelu(module.act):
         return "its global context is not the plain GELU of the mean"
     for layer in module.focal_layers:
         if len(layer) != 2 or not _same_depthwise(layer[0]) or not _plain_gelu(layer[1]) or not silent(layer):
             return "a level is not a plain depthwise convolution without bias and a GELU"
+    if type(module.h) is not nn.Conv2d or module.h.kernel_size != (1, 1) or not silent(module.h):
+        return "what mixes the modulator's channels is not a plain 1x1 convolution"
     return None
 
 

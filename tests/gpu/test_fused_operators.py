@@ -125,7 +125,7 @@ def test_compiled_and_captured(name):
     assert all(map(torch.equal, captured, truth))
 
 
-@pytest.mark.parametrize("name", ["window 7x7, mask", "focused, many heads", "rala", "agent", "focal"])
+@pytest.mark.parametrize("name", ["window 7x7, mask", "focused, many heads", "rala", "agent"])
 def test_large_inputs_stay_finite(name):
     function, tensors = CALLS[name]()
     for dtype in (torch.float16, torch.bfloat16):

@@ -66,15 +66,20 @@ def test_equals_torch_on_real_maps(backend, case):
 
 
 @each_backend
-def test_parts_of_one_projection(backend):
-    """Context and gates may be parts of a packed map."""
+def test_without_a_bias_and_what_is_left_over(backend):
+    """What a token holds after its gates is not read and gets no gradient; there may be any number of it."""
     case = Case((2, 9, 8, 3), (3, 5), True, seed=1)
-    context, gates, *weights = (x.detach() for x in case.inputs())
-    packed = torch.cat([context, context, gates], -1)
+    projected, point_weight, _, *weights = case.inputs()
     with saccade.backend(backend):
-        out = case.ours(packed[..., 3:6], packed[..., 6:], *weights)
-        assert out.is_contiguous()
-        assert distance(out, case.ours(context, gates, *weights)) < 1e-12
+        found = []
+        for spare in (0, 4):
+            x = F.pad(projected.detach()[..., :9], (0, spare), value=float("nan")).requires_grad_()
+            out = case.ours(x, point_weight, None, *weights)
+            found.append([out, *torch.autograd.grad(out.square().sum(), [x, point_weight, *weights])])
+    assert distance(found[0][0], case.truth(projected, point_weight, None, *weights)) < 1e-12
+    assert found[1][1][..., 9:].count_nonzero() == 0
+    found[1][1] = found[1][1][..., :9]
+    assert all(distance(a, b) < 1e-12 for a, b in zip(*found, strict=True))
 
 
 @each_backend
@@ -87,9 +92,8 @@ def test_official_numbers(case, backend):
     dim = x.shape[-1]
     with saccade.backend(backend):
         projected = F.linear(x, parameters["f.weight"], parameters.get("f.bias"))
-        query, context, gates = projected.split((dim, dim, len(weights) + 1), -1)
-        modulator = focal_modulation(context, gates, weights, case["kwargs"].get("normalize_modulator", False))
-        out = query * F.linear(modulator, parameters["h.weight"].flatten(1), parameters.get("h.bias"))
+        point = parameters["h.weight"].flatten(1), parameters.get("h.bias")
+        out = focal_modulation(projected, weights, *point, case["kwargs"].get("normalize_modulator", False))
         if "ln.weight" in parameters:
             out = F.layer_norm(out, (dim,), parameters["ln.weight"], parameters["ln.bias"])
         out = F.linear(out, parameters["proj.weight"], parameters["proj.bias"])
@@ -103,8 +107,8 @@ def test_official_numbers(case, backend):
 @pytest.mark.parametrize("weights_in_float32", [False, True])
 def test_low_precision_stays_near_float64(backend, dtype, tolerance, weights_in_float32):
     case = Case((2, 13, 9, 8), (3, 5, 7), False, seed=0)
-    context, gates, *weights = case.inputs(dtype)
-    inputs = [context, gates, *(w.detach().float().requires_grad_() if weights_in_float32 else w for w in weights)]
+    projected, *weights = case.inputs(dtype)
+    inputs = [projected, *(w.detach().float().requires_grad_() if weights_in_float32 else w for w in weights)]
     rounded = [value.detach().double().requires_grad_() for value in inputs]
     weight = random(list(case.shape), 1).to(dtype)
     truth = case.truth(*rounded)
@@ -121,8 +125,9 @@ def test_low_precision_stays_near_float64(backend, dtype, tolerance, weights_in_
 
 def test_without_levels():
     """No kernel leaves the mean of the map itself."""
-    context, gates = (x.detach() for x in Case((2, 3, 4, 5), (), False, seed=0).inputs())
-    expected = gates * F.gelu(context.mean((1, 2), keepdim=True))
+    projected, point_weight, point_bias = (x.detach() for x in Case((2, 3, 4, 5), (), False, seed=0).inputs())
+    query, context, gate, _ = projected.split((5, 5, 1, 1), -1)
+    expected = query * F.linear(gate * F.gelu(context.mean((1, 2), keepdim=True)), point_weight, point_bias)
     for backend in BACKENDS:
         with saccade.backend(backend):
-            assert distance(focal_modulation(context, gates, []), expected) < 1e-12
+            assert distance(focal_modulation(projected, [], point_weight, point_bias), expected) < 1e-12

@@ -17,13 +17,6 @@ each_backend = pytest.mark.parametrize("backend", BACKENDS)
 each_case = pytest.mark.parametrize("case", CASES, ids=str)
 
 
-def packed(case, dtype=torch.float32):
-    """Return the arguments of the custom op before the backend."""
-    context, gates, *weights = case.inputs(dtype)
-    flat = torch.cat([weight.detach().flatten(1) for weight in weights], 1).requires_grad_()
-    return context, gates, flat, list(case.kernels), case.normalize
-
-
 @each_backend
 @each_case
 def test_gradcheck(backend, case):
@@ -33,13 +26,31 @@ def test_gradcheck(backend, case):
 
 @each_backend
 @each_case
-def test_opcheck(backend, case):
+@pytest.mark.parametrize("keeps", [False, True])
+def test_opcheck(backend, case, keeps):
     torch.use_deterministic_algorithms(False)  # opcheck compares fresh memory
-    arguments = (*packed(case), backend)
+    projected, *point, first, second = case.inputs(torch.float32)[:5]
+    flat = torch.cat([weight.detach().flatten(1) for weight in (first, second)], 1).requires_grad_()
+    settings = (list(case.kernels)[:2], case.normalize, keeps, backend)
+    arguments = (projected, flat, *point, *settings)
     torch.library.opcheck(torch.ops.saccade.focal_modulation.default, arguments)
     plain = [x.detach() if isinstance(x, torch.Tensor) else x for x in arguments]
-    arguments = (torch.randn_like(plain[0]), *plain)
-    torch.library.opcheck(torch.ops.saccade.focal_modulation_backward.default, arguments)
+    out, *saved = torch.ops.saccade.focal_modulation(*plain)
+    torch.library.opcheck(torch.ops.saccade.focal_modulation_backward.default, (torch.randn_like(out), *saved, *plain))
+
+
+@each_backend
+@each_case
+def test_a_gradient_that_was_not_foreseen(backend, case):
+    """A forward pass that keeps nothing is made again."""
+    projected, *point, first, second = (x.detach() for x in case.inputs()[:5])
+    flat = torch.cat([first.flatten(1), second.flatten(1)], 1)
+    dout, found = torch.randn(case.shape, dtype=torch.float64), []
+    for keeps in (False, True):
+        inputs = (projected, flat, *point, list(case.kernels)[:2], case.normalize, keeps, backend)
+        _, *saved = torch.ops.saccade.focal_modulation(*inputs)
+        found.append(torch.ops.saccade.focal_modulation_backward(dout, *saved, *inputs))
+    assert all(map(torch.equal, *found))
 
 
 def test_compile_once_for_changing_sizes():
@@ -49,11 +60,11 @@ def test_compile_once_for_changing_sizes():
         compilations.append(graph)
         return graph.forward
 
-    _, _, *weights = CASES[0].inputs(torch.float32)
+    _, *parameters = CASES[0].inputs(torch.float32)
     compiled = torch.compile(CASES[0].ours, fullgraph=True, backend=count)
     for size in ((8, 9), (11, 7), (6, 30), (16, 16), (21, 13)):
-        context, gates = torch.randn(3, *size, 3), torch.randn(3, *size, 3)
-        assert distance(compiled(context, gates, *weights), CASES[0].ours(context, gates, *weights)) < 1e-6
+        projected = torch.randn(3, *size, 10)
+        assert distance(compiled(projected, *parameters), CASES[0].ours(projected, *parameters)) < 1e-6
     assert len(compilations) <= 2, "one static compilation and one with dynamic sizes"
 
 
@@ -66,23 +77,23 @@ def test_compile_gradients(case):
 
 
 def test_export():
-    _, _, *weights = (x.detach() for x in CASES[0].inputs(torch.float32))
+    _, *parameters = (x.detach() for x in CASES[0].inputs(torch.float32))
 
     class Modulate(torch.nn.Module):
-        def forward(self, packed):
-            return CASES[0].ours(packed[..., :3], packed[..., 3:], *weights)
+        def forward(self, projected):
+            return CASES[0].ours(projected, *parameters)
 
     sizes = {1: torch.export.Dim("height"), 2: torch.export.Dim("width")}
-    program = torch.export.export(Modulate(), (torch.randn(2, 8, 9, 6),), dynamic_shapes=(sizes,))
-    other = torch.randn(2, 5, 12, 6)
+    program = torch.export.export(Modulate(), (torch.randn(2, 8, 9, 10),), dynamic_shapes=(sizes,))
+    other = torch.randn(2, 5, 12, 10)
     assert torch.equal(program.module()(other), Modulate()(other))
 
 
-@pytest.mark.parametrize("weights_mapped", [False, True])
+@pytest.mark.parametrize("parameters_mapped", [False, True])
 @each_case
-def test_vmap_and_per_sample_gradients(case, weights_mapped):
+def test_vmap_and_per_sample_gradients(case, parameters_mapped):
     inputs = [x.detach() for x in case.inputs()]
-    dims = (0, 0, *((0 if weights_mapped else None) for _ in case.kernels))
+    dims = (0, *((0 if parameters_mapped else None) for _ in inputs[1:]))
     stacked = [x if dim is None else torch.stack([x, 2 * x, -x]) for x, dim in zip(inputs, dims, strict=True)]
     arguments = tuple(range(len(inputs)))
     gradient = torch.func.grad(lambda *inputs: case.ours(*inputs).square().sum(), argnums=arguments)
@@ -120,21 +131,21 @@ def test_second_derivatives_are_refused():
 
 
 def test_empty_batch():
-    context, gates, *weights = CASES[0].inputs(torch.float32)
+    projected, *parameters = CASES[0].inputs(torch.float32)
     for backend in BACKENDS:
         with saccade.backend(backend):
-            empty = [x.detach()[:0].requires_grad_() for x in (context, gates)]
-            out = CASES[0].ours(*empty, *weights)
-            gradients = torch.autograd.grad(out.sum(), [*empty, *weights])
-            assert out.shape == empty[0].shape == gradients[0].shape
+            empty = projected.detach()[:0].requires_grad_()
+            out = CASES[0].ours(empty, *parameters)
+            gradients = torch.autograd.grad(out.sum(), [empty, *parameters])
+            assert out.shape == (0, 4, 5, 3) and gradients[0].shape == empty.shape
             assert all(gradient.count_nonzero() == 0 for gradient in gradients)
 
 
 def test_only_what_asks_for_a_gradient_gets_one():
-    context, gates, *weights = (x.detach() for x in CASES[0].inputs())
-    weights[1].requires_grad_()
-    CASES[0].ours(context, gates, *weights).sum().backward()
-    assert weights[1].grad is not None and context.grad is gates.grad is weights[0].grad is None
+    inputs = [x.detach() for x in CASES[0].inputs()]
+    inputs[-1].requires_grad_()
+    CASES[0].ours(*inputs).sum().backward()
+    assert inputs[-1].grad is not None and all(x.grad is None for x in inputs[:-1])
 
 
 def test_flops_are_counted():
@@ -143,42 +154,45 @@ def test_flops_are_counted():
         out = case.ours(*case.inputs(torch.float32))
         forward = counter.get_total_flops()
         out.sum().backward()
-    numel, taps, gates = 2 * 8 * 9 * 4, 9 + 25 + 49, 4
-    assert forward == 2 * numel * (taps + gates)
-    assert counter.get_total_flops() - forward == 2 * numel * (3 * taps + 2 * gates)
+    numel, taps, gates, channels = 2 * 8 * 9 * 4, 9 + 25 + 49, 4, 4
+    assert forward == 2 * numel * (taps + gates + channels)
+    assert counter.get_total_flops() - forward == 2 * numel * (2 * taps + 2 * gates + 3 * channels)
 
 
 def test_explain():
-    context, gates, *weights = CASES[0].inputs()
-    assert "-> forward  blocked   runs" in saccade.explain(focal_modulation, context, gates, weights).splitlines()
+    projected, point_weight, point_bias, *weights = CASES[0].inputs()
+    told = saccade.explain(focal_modulation, projected, weights, point_weight)
+    assert "-> forward  blocked   runs" in told.splitlines()
     with saccade.backend("reference"):
-        told = saccade.explain(focal_modulation, context, gates, weights, normalize=True)
+        told = saccade.explain(focal_modulation, projected, weights, point_weight, point_bias, normalize=True)
     assert "-> backward reference runs" in told.splitlines()
 
 
-MAP = torch.zeros(2, 8, 9, 4)
-GATES = torch.zeros(2, 8, 9, 3)
+MAP = torch.zeros(2, 8, 9, 11)
 KERNEL = torch.zeros(4, 1, 3, 3)
+POINT = torch.zeros(4, 4)
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"context": MAP[0]}, r"context has shape \[8, 9, 4\]; valid: \[B, H, W, C\]"),
-        ({"context": MAP[:, :0]}, r"context has shape \[2, 0, 9, 4\]; valid: H, W and C of at least 1"),
-        ({"context": MAP.long()}, r"context has dtype torch.int64; valid: float16"),
-        ({"gates": GATES[..., :2]}, r"gates has shape \[2, 8, 9, 2\]; valid with 2 weights: \[2, 8, 9, 3\]"),
-        ({"gates": GATES[:, :7]}, r"gates has shape \[2, 7, 9, 3\]; valid with 2 weights: \[2, 8, 9, 3\]"),
-        ({"gates": GATES.double()}, r"gates has dtype torch.float64; valid: that of context, torch.float32"),
-        ({"gates": GATES.to("meta")}, r"gates is on meta; valid: the device of context, cpu"),
-        ({"weights": [KERNEL]}, r"gates has shape \[2, 8, 9, 3\]; valid with 1 weights: \[2, 8, 9, 2\]"),
+        ({"projected": MAP[0]}, r"projected has shape \[8, 9, 11\]; valid: \[B, H, W, C\]"),
+        ({"projected": MAP[:, :0]}, r"projected has shape \[2, 0, 9, 11\]; valid: H, W and C of at least 1"),
+        ({"projected": MAP.long()}, r"projected has dtype torch.int64; valid: float16"),
+        ({"projected": MAP[..., :10]}, r".* \[2, 8, 9, 10\]; valid with 4 channels and 2 .* D of at least 11"),
+        ({"weights": [KERNEL] * 3}, r".* \[2, 8, 9, 11\]; valid with 4 channels and 3 .* D of at least 12"),
         ({"weights": [KERNEL, KERNEL[:, 0]]}, r"weights\[1\] has shape \[4, 3, 3\]; valid: \[4, 1, 3, 3\]"),
         ({"weights": [KERNEL, KERNEL[..., :2, :2]]}, r"weights\[1\] has shape \[4, 1, 2, 2\]; valid: .* odd k"),
         ({"weights": [KERNEL[:3], KERNEL]}, r"weights\[0\] has shape \[3, 1, 3, 3\]; valid: \[4, 1, 3, 3\]"),
         ({"weights": [KERNEL.half(), KERNEL]}, r"weights\[0\] has dtype torch.float16; valid: .* torch.float32"),
         ({"weights": [KERNEL.to("meta"), KERNEL]}, r"weights\[0\] is on meta; valid: the device of .*, cpu"),
+        ({"point_weight": POINT[0, 0]}, r"point_weight has shape \[\]; valid: \[C, C\] with C of at least 1"),
+        ({"point_weight": POINT[:, :3]}, r"point_weight has shape \[4, 3\]; valid: \[4, 4\]"),
+        ({"point_weight": POINT.half()}, r"point_weight has dtype torch.float16; valid: that of projected"),
+        ({"point_bias": POINT}, r"point_bias has shape \[4, 4\]; valid: \[4\]"),
+        ({"point_bias": POINT[0].to("meta")}, r"point_bias is on meta; valid: the device of projected, cpu"),
     ],
 )
 def test_bad_input_is_told_in_one_error(arguments, message):
     with pytest.raises(ValueError, match=f"^{message}"):
-        focal_modulation(**{"context": MAP, "gates": GATES, "weights": [KERNEL, KERNEL], **arguments})
+        focal_modulation(**{"projected": MAP, "weights": [KERNEL, KERNEL], "point_weight": POINT, **arguments})

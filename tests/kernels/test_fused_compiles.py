@@ -75,21 +75,29 @@ both(16, 128, None, None)
 from saccade.kernels.linear import fused
 from saccade.kernels.linear.reference import Form
 
-q, k, v = empty(2, 784, 3, 4, 32).unbind(-3)
-for name, tensors in (
-    ("focused", (q, k, v, None, empty(4, 32), empty(4, 32), None, None)),
-    ("elu_plus_one", (q, k, v, empty(2, 784, 4), None, None, *[empty(2, 784, 32, dtype=torch.float32)] * 2)),
-):
-    form = Form(name, name, "divide", 1.0, True, 3.0, 1e-6)
-    out = fused.forward(tensors, form)
-    fused.backward(out, tensors, [x is not None for x in tensors[:6]] + [False, False], form)
+
+def run(name, heads, dtype, weighted=False, parameters=(), rotated=False):
+    q, k, v = empty(2, 784, 3, heads, 32, dtype=dtype).unbind(-3)
+    weight = empty(2, 784, heads, dtype=dtype) if weighted else None
+    parameters = [empty(*shape, dtype=dtype) for shape in parameters] or [None, None]
+    rotaries = [empty(2, 784, 32, dtype=torch.float32) if rotated else None] * 2
+    tensors, form = (q, k, v, weight, *parameters, *rotaries), Form(name, name, "divide", 1.0, True, 3.0, 1e-6)
+    out, *saved = fused.forward(tensors, form)
+    fused.backward(out, tensors, saved, [x is not None for x in tensors[:6]] + [False, False], form)
+
+
+run("focused", 2, torch.bfloat16, parameters=[(2, 32)] * 2)
+run("elu_plus_one", 4, torch.bfloat16, weighted=True, rotated=True)
+for dtype in (torch.bfloat16, torch.float16, torch.float32):
+    run("focused", 8, dtype)
 """,
     "agent": """
 from saccade.kernels.agent import fused
 
 q, k, v = empty(2, 784, 3, 2, 32).unbind(-3)
 call = (q, k, v, empty(2, 9, 2, 32), empty(2, 9, 784), empty(2, 784, 9), 0.2)
-fused.backward(fused.forward(*call), *call)
+out, *saved = fused.forward(*call)
+fused.backward(out, *call[:-1], *saved, call[-1])
 """,
     "large_kernel": """
 from saccade.kernels.large_kernel import fused
@@ -104,9 +112,8 @@ fused.backward(out[0], x, *out[1:], parameters, (3, 3))
     "focal": """
 from saccade.kernels.focal import fused
 
-packed = empty(2, 28, 28, 2 * 96 + 8)
-call = (packed[..., 96:192], packed[..., 192:195], [empty(96, 1, 3, 3), empty(96, 1, 5, 5)], False)
-fused.backward(fused.forward(*call), *call)
+call = (empty(2, 28, 28, 2 * 96 + 16), [empty(96, 1, 3, 3), empty(96, 1, 5, 5)], empty(96, 96), empty(96), False)
+fused.backward(*fused.forward(*call, True), *call)
 """,
 }
 KERNELS = {
@@ -128,15 +135,7 @@ KERNELS = {
         "differentiate_rows",
         "differentiate_windows",
     },
-    "linear": {
-        "apply",
-        "differentiate_keys",
-        "differentiate_queries",
-        "differentiate_state",
-        "measure",
-        "reduce",
-        "settle",
-    },
+    "linear": {"apply", "differentiate_keys", "differentiate_queries", "measure", "reduce", "settle"},
     "agent": {"differentiate_keys", "differentiate_queries", "gather", "merge", "read"},
     "large_kernel": {"convolve", "correlate", "differentiate_weight", "project"},
     "focal": {
@@ -145,8 +144,10 @@ KERNELS = {
         "differentiate_gates",
         "differentiate_last",
         "differentiate_level",
+        "differentiate_weight",
         "focus",
-        "gather",
+        "modulate",
+        "project",
     },
 }
 

@@ -16,9 +16,10 @@ import json, sys
 import agent_cases, focal_cases, large_kernel_cases, linear_cases, window_cases
 import torch
 import saccade
+from saccade.kernels.linear import fused_plan
 from saccade.kernels.window import window_attention
 
-MAPS = ("q", "k", "v", "agents", "x", "context", "gates")
+MAPS = ("q", "k", "v", "agents", "x", "projected")
 
 
 def window(q, k, v, bias=None, mask=None):
@@ -42,7 +43,7 @@ def call(operator):
         return tensors, window
     if operator == "focal":
         case = focal_cases.Case(seed=0, **CASE)
-        names = ("context", "gates", *(f"weight{level}" for level in range(len(case.kernels))))
+        names = ("projected", "point_weight", "point_bias", *(f"weight{level}" for level in range(len(case.kernels))))
         tensors = {name: x.detach() for name, x in zip(names, case.inputs())}
         return tensors, lambda **tensors: case.ours(*tensors.values())
     if operator in ("depthwise_conv2d", "large_kernel_attention"):
@@ -81,6 +82,8 @@ def errors(operator, dtype):
 
 
 torch.use_deterministic_algorithms(True)
+# So few programs that each takes several blocks of tokens.
+fused_plan.PROGRAMS = 12
 operator, cases = sys.argv[1], json.loads(sys.argv[2])
 found = {}
 for name, CASE in cases.items():

@@ -79,19 +79,19 @@ def test_any_map(size, levels):
 def test_options_reach_the_operator(monkeypatch):
     calls = []
 
-    def record(context, gates, weights, normalize):
-        calls.append((context, gates, weights, normalize))
-        return context
+    def record(projected, weights, point_weight, point_bias, normalize):
+        calls.append((projected, weights, point_weight, point_bias, normalize))
+        return projected[..., :8]
 
     monkeypatch.setattr(saccade.layers.focal_modulation, "focal_modulation", record)
     layer = FocalModulation(8, 5, 3, focal_factor=4, bias=False, normalize_modulator=True, proj_drop=1.0)
     assert layer(random([1, 4, 5, 8], 0)).count_nonzero() == 0
-    context, gates, weights, normalize = calls[0]
+    projected, weights, point_weight, point_bias, normalize = calls[0]
     assert normalize
     assert [weight.shape[-1] for weight in weights] == [5, 9, 13]
-    assert (context.shape, gates.shape) == ((1, 4, 5, 8), (1, 4, 5, 4))
-    # One packed projection, read in place.
-    assert context.untyped_storage().data_ptr() == gates.untyped_storage().data_ptr()
+    # Query, context and gates as one projection gives them.
+    assert projected.shape == (1, 4, 5, 8 + 8 + 4) and projected.is_contiguous()
+    assert torch.equal(point_weight, layer.h.weight[..., 0, 0]) and point_bias is None
     assert layer.f.bias is None and layer.h.bias is None and layer.proj.bias is not None
 
 
