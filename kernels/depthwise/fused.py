@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..launch import Plans, on_device, readable, why_not
-from .fused_plan import Call, Convolve, Correlate
+from .fused_plan import Arrange, Call, Convolve, Correlate
 
 LARGEST_KERNEL = 63
 _plans = Plans()
@@ -25,8 +25,7 @@ def unsupported(direction: str, x: Tensor, weight: Tensor, *rest: object) -> str
 
 def taps(weight: Tensor) -> Tensor:
     """Return weights [C, 1, KH, KW] as the kernels read them, [KH, KW, C] in float32."""
-    channels, _, height, width = weight.shape
-    return torch.empty(height, width, channels, device=weight.device).copy_(weight[:, 0].permute(1, 2, 0))
+    return _plans(lambda: Arrange(weight), ("taps",), weight)(weight)
 
 
 def convolve(
@@ -68,10 +67,10 @@ def correlate(
     plan = _plans(
         lambda: Correlate(Call(x.shape, kernel, dilation, x, dout), x.stride(), dout.stride()),
         (tuple(dilation), kernel),
-        *(x, dout),
+        *(x, dout, weight, bias),
     )
-    dweight, dbias = plan(x, dout)
-    return dweight.to(weight.dtype).contiguous(), None if bias is None else dbias.to(bias.dtype)
+    dweight, dbias = plan(x, dout, weight.dtype, weight.dtype if bias is None else bias.dtype)
+    return dweight, None if bias is None else dbias
 
 
 @on_device

@@ -1,16 +1,18 @@
-"""From a kind of call to bound kernels: tiles of the map, how they are shared out, and the launches."""
+"""From a kind of call to bound kernels: tiles or strips of the map, how they are shared out, and the launches."""
 
 from collections.abc import Sequence
 
 import triton
-from torch import Tensor, empty, float32
+from torch import Tensor, dtype, empty, float32
 
 from ..launch import BoundKernel, wide
 from .fused_kernels import convolve, correlate
+from .fused_strips import convolve_strips, correlate_strips
+from .fused_weights import arrange, settle
 
 PROGRAMS = 1056  # to aim for where tiles can be shared out: 8 for each of 132 multiprocessors
-MOST_ROWS = 8
-MOST_TAPS = 9
+MOST_TAPS = 9  # rows of taps that a program of `convolve` holds
+MOST_STRIP_TAPS = 49  # that a lane of a strip holds
 
 
 Strides = Sequence[int]
@@ -21,16 +23,22 @@ def lanes_of(channels: int) -> int:
     return 32 if channels % 64 and channels % 32 == 0 else min(64, triton.next_power_of_2(channels))
 
 
+def _even_parts(length: int, most: int) -> int:
+    """Return the length of parts of equal length, at most `most`."""
+    return -(-length // -(-length // most))
+
+
 class Call:
-    """A kind of call: shapes, compile-time sizes, and how the map is cut."""
+    """A kind of call: shapes, compile-time sizes, and how the map is cut into tiles; into strips where taps are few."""
 
     def __init__(self, shape: Sequence[int], kernel: tuple[int, int], dilation: Sequence[int], *maps: Tensor):
         batch, height, width, channels = shape
         self.kernel, self.channels = kernel, channels
         self.extent = (height, width, channels, *dilation)
         longest = -(-height // dilation[0])
-        rows = -(-longest // -(-longest // MOST_ROWS))
-        columns = 8 if width <= 8 else 16
+        tall = kernel[0] > 7
+        rows = _even_parts(longest, 14 if tall else 8)
+        columns = 8 if width <= 8 or tall else 16
         lanes = lanes_of(channels)
         chunks = -(-kernel[0] // MOST_TAPS)
         self.tiles = batch * dilation[0] * -(-longest // rows) * -(-width // columns)
@@ -45,7 +53,45 @@ class Call:
             "EVEN": channels % lanes == 0,
             "WIDE": wide(*maps),
         }
-        self.options = {"num_warps": max(1, columns * lanes // 256)}
+        self.options = {"num_warps": max(1, columns * lanes // (128 if tall else 256))}
+        # Taps further out meet nothing but padding.
+        self.used = tuple(min(k, 2 * -(-n // d) - 1) for k, n, d in zip(kernel, shape[1:3], dilation, strict=True))
+        self.strips = (
+            Strips(shape, self.used, dilation, *maps) if self.used[0] * self.used[1] <= MOST_STRIP_TAPS else None
+        )
+
+
+class Strips:
+    """How a map is cut into strips, and their compile-time sizes."""
+
+    def __init__(self, shape: Sequence[int], kernel: tuple[int, int], dilation: Sequence[int], *maps: Tensor):
+        batch, height, width, channels = shape
+        places = -(-width // dilation[1])
+        columns = _even_parts(places, 5 if kernel[0] * kernel[1] > 25 else 7)
+        lanes = max(32, min(64, triton.next_power_of_2(channels)))
+        self.blocks = -(-channels // lanes)
+        across = batch * dilation[0] * dilation[1] * -(-places // columns)
+        self.rows, self.count = self._rows(-(-height // dilation[0]), kernel[0] - 1, across)
+        self.sizes = {
+            "KH": kernel[0],
+            "KW": kernel[1],
+            "COLUMNS": columns,
+            "WHOLE": places <= columns,
+            "CHANNELS": lanes,
+            "EVEN": channels % lanes == 0,
+            "WIDE": wide(*maps),
+        }
+
+    def _rows(self, longest: int, halo: int, across: int) -> tuple[int, int]:
+        """Return the rows of a strip and the number of strips for the fewest rows of inputs in turn."""
+
+        def turns(parts: int) -> int:
+            rows = -(-longest // parts) + (halo if parts > 1 else 0)
+            return -(-across * self.blocks * parts // PROGRAMS) * rows
+
+        most = max(1, longest // max(1, 2 * halo))
+        rows = -(-longest // min(range(1, most + 1), key=turns))
+        return rows, across * -(-longest // rows)
 
 
 class Convolve:
@@ -60,13 +106,25 @@ class Convolve:
         more: Strides | None = None,
         flip: bool = False,
     ):
-        self.kernel = BoundKernel(
-            convolve,
-            (call.tiles, call.blocks, 1),
-            (x[:3], (more or out)[:3], out[:3], *call.extent),
-            {**call.sizes, "HAS_BIAS": biased, "HAS_MORE": more is not None, "FLIP": flip},
-            **call.options,
-        )
+        strides = (x[:3], (more or out)[:3], out[:3])
+        kind = {"HAS_BIAS": biased, "HAS_MORE": more is not None, "FLIP": flip}
+        if call.strips is None:
+            self.kernel = BoundKernel(
+                convolve,
+                (call.tiles, call.blocks, 1),
+                (*strides, *call.extent),
+                {**call.sizes, **kind},
+                **call.options,
+            )
+        else:
+            full = {"FULL_KH": call.kernel[0], "FULL_KW": call.kernel[1]}
+            self.kernel = BoundKernel(
+                convolve_strips,
+                (call.strips.count, call.strips.blocks, 1),
+                (*strides, *call.extent, call.strips.rows),
+                {**full, **call.strips.sizes, **kind},
+                num_warps=1,
+            )
 
     def __call__(self, x: Tensor, taps: Tensor, bias: Tensor | None, more: Tensor | None, out: Tensor) -> None:
         self.kernel(x, taps, bias, more, out)
@@ -77,22 +135,85 @@ class Correlate:
 
     def __init__(self, call: Call, x: Strides, dout: Strides):
         kernel = call.kernel
-        columns = kernel[1] * -(-kernel[0] // call.sizes["TAPS"])
-        each = max(1, call.tiles * call.blocks * columns // PROGRAMS)
-        programs = -(-call.tiles // each)
-        self.partial = (programs, kernel[0] * kernel[1] + 1, call.channels)
-        self.taps = (*kernel, call.channels)
+        if call.strips is None:
+            columns = kernel[1] * -(-kernel[0] // call.sizes["TAPS"])
+            each = max(1, call.tiles * call.blocks * columns // PROGRAMS)
+            programs = -(-call.tiles // each)
+            self.kernel = BoundKernel(
+                correlate,
+                (columns, call.blocks, programs),
+                (x[:3], dout[:3], *call.extent, call.tiles, each),
+                call.sizes,
+                **call.options,
+            )
+        else:
+            strips = call.strips
+            each = -(-strips.count // max(1, PROGRAMS // strips.blocks))
+            programs = -(-strips.count // each)
+            self.kernel = BoundKernel(
+                correlate_strips,
+                (programs, strips.blocks, 1),
+                (x[:3], dout[:3], *call.extent, strips.rows, strips.count, each),
+                strips.sizes,
+                num_warps=1,
+            )
+        used = call.used if call.strips else kernel
+        self.settle = Settle(programs, call.channels, kernel, used, (1, kernel[0] * kernel[1]))
+        self.weight = (call.channels, 1, *kernel)
+
+    def __call__(
+        self, x: Tensor, dout: Tensor, weight_dtype: dtype = float32, bias_dtype: dtype = float32
+    ) -> tuple[Tensor, Tensor]:
+        """Return the gradients of the weights as [C, 1, KH, KW] and of the bias; one plan is for one pair of dtypes."""
+        partial = self.settle.partial(x)
+        self.kernel(x, dout, partial)
+        dweight = empty(self.weight, dtype=weight_dtype, device=x.device)
+        dbias = empty(self.weight[:1], dtype=bias_dtype, device=x.device)
+        self.settle(partial, dweight, dbias)
+        return dweight, dbias
+
+
+class Arrange:
+    """The weights of a depthwise convolution as the kernels read them."""
+
+    def __init__(self, weight: Tensor):
+        channels, _, *kernel = weight.shape
+        self.shape = (*kernel, channels)
+        strides = tuple(weight.stride(axis) for axis in (0, 2, 3))
+        sizes = {"KH": kernel[0], "KW": kernel[1], "BLOCK": 1024}
+        self.kernel = BoundKernel(arrange, (-(-weight.numel() // 1024), 1, 1), (channels, strides), sizes, num_warps=4)
+
+    def __call__(self, weight: Tensor) -> Tensor:
+        taps = empty(self.shape, dtype=float32, device=weight.device)
+        self.kernel(weight, taps)
+        return taps
+
+
+class Settle:
+    """The sum of gradients over programs, [programs, taps + 1, C], the bias last.
+
+    Args:
+        kernel: taps that the gradient of the weights has, `strides` apart along taps and channels.
+        used: taps around the middle that programs left sums of.
+    """
+
+    def __init__(
+        self, programs: int, channels: int, kernel: tuple[int, int], used: tuple[int, int], strides: tuple[int, int]
+    ):
+        self.shape = (programs, used[0] * used[1] + 1, channels)
+        block = min(128, triton.next_power_of_2(programs))
+        columns = min(64, triton.next_power_of_2(channels))
+        sizes = {"FULL_KH": kernel[0], "FULL_KW": kernel[1], "KH": used[0], "KW": used[1]}
         self.kernel = BoundKernel(
-            correlate,
-            (columns, call.blocks, programs),
-            (x[:3], dout[:3], *call.extent, call.tiles, each),
-            call.sizes,
-            **call.options,
+            settle,
+            (kernel[0] * kernel[1] + 1, -(-channels // columns), 1),
+            (programs, channels, strides),
+            {**sizes, "BLOCK": block, "COLUMNS": columns},
+            num_warps=8 if block == 128 else 2,
         )
 
-    def __call__(self, x: Tensor, dout: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the gradients of the weights as [C, 1, KH, KW] and of the bias, in float32."""
-        partial = empty(self.partial, dtype=float32, device=x.device)
-        self.kernel(x, dout, partial)
-        sums = partial.sum(0)
-        return sums[:-1].view(self.taps).permute(2, 0, 1).unsqueeze(1), sums[-1]
+    def partial(self, like: Tensor) -> Tensor:
+        return empty(self.shape, dtype=float32, device=like.device)
+
+    def __call__(self, partial: Tensor, dweight: Tensor, dbias: Tensor) -> None:
+        self.kernel(partial, dweight, dbias)
