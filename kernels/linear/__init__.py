@@ -78,7 +78,7 @@ def linear_attention(
         power=power,
         eps=eps,
     )
-    return call(*tensors, *form, dispatch.requested()).unflatten(1, spatial)
+    return call(*tensors, *form, dispatch.requested())[0].unflatten(1, spatial)
 
 
 def _describe(

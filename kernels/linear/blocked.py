@@ -12,7 +12,19 @@ from torch import Tensor
 
 from ..precision import narrow, widen
 from .feature_maps import ACROSS_TOKENS
-from .reference import Form, State, apply, apply_backward, narrow_all, reduce, reduce_backward, settle
+from .reference import (
+    Form,
+    State,
+    apply,
+    apply_backward,
+    narrow_all,
+    reduce,
+    reduce_backward,
+    saved_shapes,
+    settle,
+)
+
+__all__ = ["backward", "forward", "saved_shapes", "unsupported"]
 
 BLOCK = 1 << 17
 """Entries of a block of tokens with all their channels: 512 KiB of float32, so that a few of them fit into a cache."""
@@ -64,7 +76,7 @@ def _sums(tensors: Sequence[Tensor | None], form: Form) -> State:
     return sums
 
 
-def forward(tensors: Sequence[Tensor | None], form: Form) -> Tensor:
+def forward(tensors: Sequence[Tensor | None], form: Form) -> tuple[Tensor, ...]:
     """Return the output [B, N, heads, E] in the dtype of v."""
     q, k, v, _, parameter, _, rotary, _ = tensors
     out = v.new_empty(*q.shape[:-1], v.shape[-1])
@@ -74,10 +86,16 @@ def forward(tensors: Sequence[Tensor | None], form: Form) -> Tensor:
         queries, angles = _cut((q, rotary), (place, turn))
         read = State(*(x[samples] for x in state))
         out[place] = narrow(apply(queries, read, parameter, angles, form), out.dtype)
-    return out
+    return (out,)
 
 
-def backward(dout: Tensor, tensors: Sequence[Tensor | None], needed: Sequence[bool], form: Form) -> list[Tensor | None]:
+def backward(
+    dout: Tensor,
+    tensors: Sequence[Tensor | None],
+    saved: Sequence[Tensor],
+    needed: Sequence[bool],
+    form: Form,
+) -> list[Tensor | None]:
     """Return the gradients of those `tensors` that are given and needed, None for the others."""
     q, k, v, weight, query_parameter, key_parameter, query_rotary, key_rotary = tensors
     state = settle(_sums(tensors, form), k.shape[1], form)

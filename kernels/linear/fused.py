@@ -19,6 +19,8 @@ MAPS = {
     "focused",
 }  # fmt: skip
 LARGEST_WIDTH = 128
+LARGEST_POWER = 8
+"""Beyond it the powers of channels far below their token's length would leave float32's range."""
 _plans = Plans()
 
 
@@ -28,6 +30,8 @@ def unsupported(direction: str, tensors: Sequence[Tensor | None], form: Form) ->
     for name in (form.query_map, form.key_map):
         if name not in MAPS:
             return f"has no feature map {name}"
+    if "focused" in (form.query_map, form.key_map) and form.power > LARGEST_POWER:
+        return f"needs a power of at most {LARGEST_POWER}, got {form.power}"
     if max(q.shape[-1], v.shape[-1]) > LARGEST_WIDTH:
         return f"needs head dimensions of at most {LARGEST_WIDTH}, got {q.shape[-1]} and {v.shape[-1]}"
     return why_not(q)
@@ -39,36 +43,50 @@ def _prepared(tensors: Sequence[Tensor | None]) -> list[Tensor | None]:
 
 
 @on_device
-def _forward(q: Tensor, tensors: Sequence[Tensor | None], form: Form) -> Tensor:
+def _forward(q: Tensor, tensors: Sequence[Tensor | None], form: Form) -> tuple[Tensor, ...]:
     out = torch.empty(*q.shape[:-1], tensors[2].shape[-1], dtype=q.dtype, device=q.device)
     if not out.numel():
-        return out
+        saved = saved_shapes(tensors, form)
+        return out, *(torch.empty(shape, dtype=torch.float32, device=q.device) for shape in saved)
     tensors = _prepared(tensors)
     plan = _plans(lambda: ForwardPlan(Call(tensors, form), out), ("forward", form), *tensors)
-    plan(tensors, out)
-    return out
+    return out, *plan(tensors, out)
 
 
 @on_device
-def _backward(dout: Tensor, tensors: Sequence[Tensor | None], form: Form) -> list[Tensor | None]:
+def _backward(
+    dout: Tensor, tensors: Sequence[Tensor | None], saved: Sequence[Tensor], form: Form
+) -> list[Tensor | None]:
     dout = readable(dout)
     tensors = _prepared(tensors)
     q, k, v, weight = tensors[:4]
     gradients = [None if x is None else torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (q, k, v, weight)]
     plan = _plans(lambda: BackwardPlan(Call(tensors, form), dout, *gradients[:3]), ("backward", form), *tensors, dout)
-    return [*gradients, *plan(tensors, dout, gradients), None, None]
+    return [*gradients, *plan(tensors, dout, saved, gradients), None, None]
 
 
-def forward(tensors: Sequence[Tensor | None], form: Form) -> Tensor:
-    """Return the output [B, N, heads, E] in the dtype of v."""
+def forward(tensors: Sequence[Tensor | None], form: Form) -> tuple[Tensor, ...]:
+    """Return the output [B, N, heads, E] in the dtype of v, then the state and the norms of queries and of keys."""
     return _forward(tensors[0], tensors, form)
 
 
-def backward(dout: Tensor, tensors: Sequence[Tensor | None], needed: Sequence[bool], form: Form) -> list[Tensor | None]:
+def saved_shapes(tensors: Sequence[Tensor | None], form: Form) -> tuple[tuple[int, ...], ...]:
+    """Return the shapes of what `forward` returns after the output."""
+    call = Call(tensors, form)
+    return call.state, call.stats(of_keys=False), call.stats(of_keys=True)
+
+
+def backward(
+    dout: Tensor,
+    tensors: Sequence[Tensor | None],
+    saved: Sequence[Tensor],
+    needed: Sequence[bool],
+    form: Form,
+) -> list[Tensor | None]:
     """Return the gradients of those `tensors` that are given and needed, None for the others."""
     if needed[6] or needed[7] or not dout.numel():
-        return reference.backward(dout, tensors, needed, form)
-    gradients = _backward(dout, tensors, form)
+        return reference.backward(dout, tensors, saved, needed, form)
+    gradients = _backward(dout, tensors, saved, form)
     return [
         gradient if gradient is None else gradient.to(x.dtype) if need else None
         for gradient, x, need in zip(gradients, tensors, needed, strict=True)

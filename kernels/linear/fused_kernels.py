@@ -1,75 +1,45 @@
 """Forward kernels of fused linear attention: `reduce` sums keys and values to a state, `apply` lets queries read it.
 
-Tensors are [B, N, heads, D]; a program takes a run of tokens of one head of one sample, some BLOCK at a time. The state
-is, for each sample and head, S [WIDTH, VALUE_WIDTH], s [WIDTH] and m [VALUE_WIDTH], in this order in float32.
+Tensors are [B, N, heads, D]. A program takes a run of tokens of a group of heads of one sample, BLOCK at a time. The
+state is, for each sample and head, S [WIDTH, VALUE_WIDTH], s [WIDTH] and m [VALUE_WIDTH], in this order in float32.
 """
 
 import triton
 import triton.language as tl
 
-from ..fused_rows import load_tokens, product, row_offsets, start_of, store_tokens
-from .fused_maps import features, lengths, normalizer, turned
+from .fused_maps import features, head_scales, lengths, normalizer, positive, raised, turned
+from .fused_tiles import (
+    folded,
+    load_state,
+    load_tile,
+    numbers,
+    pairs_product,
+    rows_product,
+    store_state,
+    store_tile,
+)
+
+ROWS = tl.constexpr(16)
+"""Tokens to which sums are folded in a loop, before the last sum after it."""
 
 
 @triton.jit
-def load_state(state_ptr, at, WIDTH: tl.constexpr, VALUE_WIDTH: tl.constexpr):
-    """S, s and m of state number `at`."""
-    d = tl.arange(0, WIDTH)
-    e = tl.arange(0, VALUE_WIDTH)
-    start = state_ptr + at.to(tl.int64) * (WIDTH * VALUE_WIDTH + WIDTH + VALUE_WIDTH)
-    pairs = tl.load(start + d[:, None] * VALUE_WIDTH + e[None, :])
-    start += WIDTH * VALUE_WIDTH
-    return pairs, tl.load(start + d), tl.load(start + WIDTH + e)
-
-
-@triton.jit
-def store_state(state_ptr, at, pairs, keys, values, WIDTH: tl.constexpr, VALUE_WIDTH: tl.constexpr):
-    d = tl.arange(0, WIDTH)
-    e = tl.arange(0, VALUE_WIDTH)
-    start = state_ptr + at.to(tl.int64) * (WIDTH * VALUE_WIDTH + WIDTH + VALUE_WIDTH)
-    tl.store(start + d[:, None] * VALUE_WIDTH + e[None, :], pairs)
-    start += WIDTH * VALUE_WIDTH
-    tl.store(start + d, keys)
-    tl.store(start + WIDTH + e, values)
-
-
-@triton.jit
-def token_lengths(
-    x_ptr,
-    parameter_ptr,
-    stats_ptr,
-    at,
-    n,
-    valid,
-    sample,
-    head_stride,
-    heads,
-    tokens,
-    MAP: tl.constexpr,
-    STATS: tl.constexpr,
-    POWER: tl.constexpr,
-    D: tl.constexpr,
-    WIDTH: tl.constexpr,
-    HAS_PARAMETER: tl.constexpr,
-):
-    """What `lengths` gives for the focused map: read from `stats_ptr` [B, tokens, 3] with STATS, else computed.
-
-    `x_ptr` points to the first head of the sample.
+def norms(x, scales, stats_ptr, sample, tokens, n, valid, MAP: tl.constexpr, STATS: tl.constexpr, POWER: tl.constexpr):
+    """`lift` and `factor` of the focused map's `features`, from a tile of all heads or, with STATS, as `measure` left
+    them; ones for other maps.
     """
-    top = tl.full(n.shape, 1.0, tl.float32)
-    factor = top
-    square = top
+    lift = tl.full(n.shape, 1.0, tl.float32)
+    factor = lift
     if MAP == "focused":
         if STATS:
-            stats = stats_ptr + 3 * (sample.to(tl.int64) * tokens + n)
-            top = tl.load(stats, mask=valid, other=1.0)
-            factor = tl.load(stats + 1, mask=valid, other=1.0)
-            square = tl.load(stats + 2, mask=valid, other=1.0)
+            at = stats_ptr + 2 * (sample.to(tl.int64) * tokens + n)
+            lift = tl.load(at, mask=valid, other=1.0)
+            factor = tl.load(at + 1, mask=valid, other=1.0)
         else:
-            top, factor, square = lengths(
-                x_ptr, at, valid, head_stride, parameter_ptr, heads, D, WIDTH, HAS_PARAMETER, POWER
-            )
-    return top, factor, square
+            square, steep = lengths(positive(x, scales), POWER)
+            lift = 1 / tl.sqrt(square)
+            factor = tl.sqrt(square / steep)
+    return lift, factor
 
 
 @triton.jit(do_not_specialize=["tokens", "heads"])
@@ -81,23 +51,30 @@ def measure(
     tokens,
     heads,
     BLOCK: tl.constexpr,
+    GROUPS: tl.constexpr,
+    GROUP: tl.constexpr,
     D: tl.constexpr,
     WIDTH: tl.constexpr,
     HAS_PARAMETER: tl.constexpr,
     POWER: tl.constexpr,
     WIDE: tl.constexpr,
 ):
-    """What `lengths` gives for the tokens of block program_id(0) of sample program_id(1), as [B, tokens, 3]."""
+    """`norms` of the tokens of block program_id(0) of sample program_id(1), as [B, tokens, 2]."""
+    sample = tl.program_id(1)
     n = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     valid = n < tokens
-    sample = tl.program_id(1)
-    x = x_ptr + sample.to(tl.int64) * strides[0]
-    at = row_offsets(n, strides, WIDE)
-    top, factor, square = lengths(x, at, valid, strides[2], parameter_ptr, heads, D, WIDTH, HAS_PARAMETER, POWER)
-    stats = stats_ptr + 3 * (sample.to(tl.int64) * tokens + n)
-    tl.store(stats, top, mask=valid)
-    tl.store(stats + 1, factor, mask=valid)
-    tl.store(stats + 2, square, mask=valid)
+    square = tl.zeros([BLOCK], tl.float32)
+    steep = tl.zeros([BLOCK], tl.float32)
+    for group in tl.static_range(GROUPS):
+        x = load_tile(x_ptr, strides, sample, n, valid, group, heads, GROUP, D, WIDTH, WIDE).to(tl.float32)
+        scales = head_scales(parameter_ptr, group, heads, GROUP, D, WIDTH, HAS_PARAMETER)
+        more, bent = lengths(positive(x, scales), POWER)
+        total = square + more
+        steep = steep * raised(square / total, POWER) + bent * raised(more / total, POWER)
+        square = total
+    at = stats_ptr + 2 * (sample.to(tl.int64) * tokens + n)
+    tl.store(at, 1 / tl.sqrt(square), mask=valid)
+    tl.store(at + 1, tl.sqrt(square / steep), mask=valid)
 
 
 @triton.jit(do_not_specialize=["tokens", "heads", "each"])
@@ -118,6 +95,8 @@ def reduce(
     MAP: tl.constexpr,
     POWER: tl.constexpr,
     STATS: tl.constexpr,
+    SHIFT: tl.constexpr,
+    GROUP: tl.constexpr,
     D: tl.constexpr,
     WIDTH: tl.constexpr,
     E: tl.constexpr,
@@ -128,53 +107,36 @@ def reduce(
     WIDE: tl.constexpr,
     PRODUCT: tl.constexpr,
 ):
-    """Sums over `each` tokens from program_id(1) * each on, of head program_id(0) of sample program_id(2), as state
-    [splits, B, heads].
+    """Sums over `each` tokens from program_id(1) * each on, of heads' group program_id(0) of sample program_id(2), as
+    state [splits, B, heads]; m only with SHIFT.
     """
-    head = tl.program_id(0)
+    group = tl.program_id(0)
     sample = tl.program_id(2)
-    k = start_of(k_ptr, k_strides, sample, head)
-    v = start_of(v_ptr, v_strides, sample, head)
-    pairs = tl.zeros([WIDTH, VALUE_WIDTH], tl.float32)
-    keys = tl.zeros([WIDTH], tl.float32)
-    values = tl.zeros([VALUE_WIDTH], tl.float32)
+    scales = head_scales(parameter_ptr, group, heads, GROUP, D, WIDTH, HAS_PARAMETER)
+    pairs = tl.zeros([GROUP * WIDTH, GROUP * VALUE_WIDTH], tl.float32)
+    keys = tl.zeros([ROWS, GROUP, WIDTH], tl.float32)
+    values = tl.zeros([ROWS, GROUP, VALUE_WIDTH], tl.float32)
     first = tl.program_id(1) * each
     last = tl.minimum(first + each, tokens)
     for start in range(first, last, BLOCK):
         n = start + tl.arange(0, BLOCK)
         valid = n < last
-        k_at = row_offsets(n, k_strides, WIDE)
-        top, factor, _ = token_lengths(
-            k - head.to(tl.int64) * k_strides[2],
-            parameter_ptr,
-            stats_ptr,
-            k_at,
-            n,
-            valid,
-            sample,
-            k_strides[2],
-            heads,
-            tokens,
-            MAP,
-            STATS,
-            POWER,
-            D,
-            WIDTH,
-            HAS_PARAMETER,
-        )
-        x = load_tokens(k, k_at, valid, D, WIDTH).to(tl.float32)
-        value = load_tokens(v, row_offsets(n, v_strides, WIDE), valid, E, VALUE_WIDTH)
-        psi = features(x, top, factor, parameter_ptr, head, MAP, POWER, D, WIDTH, HAS_PARAMETER)
+        x = load_tile(k_ptr, k_strides, sample, n, valid, group, heads, GROUP, D, WIDTH, WIDE).to(tl.float32)
+        value = load_tile(v_ptr, v_strides, sample, n, valid, group, heads, GROUP, E, VALUE_WIDTH, WIDE)
+        lift, factor = norms(x, scales, stats_ptr, sample, tokens, n, valid, MAP, STATS, POWER)
+        psi = features(x, lift, tl.where(valid, factor, 0.0), scales, MAP, POWER, D, WIDTH)
         if HAS_WEIGHT:
-            at = weight_ptr + (sample.to(tl.int64) * tokens + n) * heads + head
-            psi = psi * tl.load(at, mask=valid, other=0.0).to(tl.float32)[:, None]
-        psi = tl.where(valid[:, None], psi, 0.0)
-        keys += tl.sum(psi, 0)
-        values += tl.sum(value.to(tl.float32), 0)
+            at, known = numbers(weight_ptr, sample, tokens, n, valid, group, heads, GROUP)
+            psi = psi * tl.load(at, mask=known, other=0.0).to(tl.float32)[:, :, None]
+        elif MAP != "focused":
+            psi = tl.where(valid[:, None, None], psi, 0.0)
+        keys += folded(psi, ROWS)
+        if SHIFT:
+            values += folded(value.to(tl.float32), ROWS)
         psi = turned(psi, rotary_ptr, n, valid, tokens, False, D, WIDTH, ROTARY)
-        pairs += product(tl.trans(psi), value, PRODUCT)
-    slot = (tl.program_id(1) * tl.num_programs(2) + sample) * heads + head
-    store_state(partial_ptr, slot, pairs, keys, values, WIDTH, VALUE_WIDTH)
+        pairs += pairs_product(psi, value, PRODUCT)
+    slot = tl.program_id(1) * tl.num_programs(2) + sample
+    store_state(partial_ptr, slot, group, heads, pairs, tl.sum(keys, 0), tl.sum(values, 0), GROUP, WIDTH, VALUE_WIDTH)
 
 
 @triton.jit(do_not_specialize=["states", "splits"])
@@ -200,22 +162,27 @@ def settle(
     tl.store(state_ptr + tl.program_id(1).to(tl.int64) * ENTRIES + at, total, mask=inside)
 
 
-@triton.jit(do_not_specialize=["tokens", "heads"])
+@triton.jit(do_not_specialize=["tokens", "heads", "each"])
 def apply(
     q_ptr,
     parameter_ptr,
     rotary_ptr,
+    stats_ptr,
     state_ptr,
     out_ptr,
     q_strides,
     out_strides,
     tokens,
     heads,
+    each,
     eps,
     BLOCK: tl.constexpr,
     MAP: tl.constexpr,
     POWER: tl.constexpr,
+    STATS: tl.constexpr,
+    SHIFT: tl.constexpr,
     NORMALIZER: tl.constexpr,
+    GROUP: tl.constexpr,
     D: tl.constexpr,
     WIDTH: tl.constexpr,
     E: tl.constexpr,
@@ -225,43 +192,24 @@ def apply(
     WIDE: tl.constexpr,
     PRODUCT: tl.constexpr,
 ):
-    """Output of block program_id(0) of sample program_id(2), head program_id(1), or all heads one after another where
-    the map looks across heads.
-    """
+    """Output of the tokens and heads that `reduce` would take."""
+    group = tl.program_id(0)
     sample = tl.program_id(2)
-    n = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    valid = n < tokens
-    q_at = row_offsets(n, q_strides, WIDE)
-    out_at = row_offsets(n, out_strides, WIDE)
-    first = tl.program_id(1)
-    last = first + 1
-    if MAP == "focused":
-        first = first * 0
-        last = heads
-    q = start_of(q_ptr, q_strides, sample, first * 0)
-    top, factor, _ = token_lengths(
-        q,
-        parameter_ptr,
-        q,
-        q_at,
-        n,
-        valid,
-        sample,
-        q_strides[2],
-        heads,
-        tokens,
-        MAP,
-        False,
-        POWER,
-        D,
-        WIDTH,
-        HAS_PARAMETER,
-    )
-    for head in range(first, last):
-        pairs, keys, values = load_state(state_ptr, sample * heads + head, WIDTH, VALUE_WIDTH)
-        x = load_tokens(start_of(q_ptr, q_strides, sample, head), q_at, valid, D, WIDTH).to(tl.float32)
-        phi = features(x, top, factor, parameter_ptr, head, MAP, POWER, D, WIDTH, HAS_PARAMETER)
-        alpha, beta = normalizer(tl.sum(phi * keys[None, :], 1), eps, NORMALIZER)
+    scales = head_scales(parameter_ptr, group, heads, GROUP, D, WIDTH, HAS_PARAMETER)
+    pairs, keys, values = load_state(state_ptr, sample, group, heads, GROUP, WIDTH, VALUE_WIDTH)
+    if PRODUCT == "bfloat16":
+        pairs = pairs.to(tl.bfloat16)
+    first = tl.program_id(1) * each
+    last = tl.minimum(first + each, tokens)
+    for start in range(first, last, BLOCK):
+        n = start + tl.arange(0, BLOCK)
+        valid = n < last
+        x = load_tile(q_ptr, q_strides, sample, n, valid, group, heads, GROUP, D, WIDTH, WIDE).to(tl.float32)
+        lift, factor = norms(x, scales, stats_ptr, sample, tokens, n, valid, MAP, STATS, POWER)
+        phi = features(x, lift, factor, scales, MAP, POWER, D, WIDTH)
+        alpha, beta = normalizer(tl.sum(phi * keys[None, :, :], 2), eps, NORMALIZER)
         phi = turned(phi, rotary_ptr, n, valid, tokens, False, D, WIDTH, ROTARY)
-        out = product(phi, pairs, PRODUCT) * alpha[:, None] + beta[:, None] * values[None, :]
-        store_tokens(start_of(out_ptr, out_strides, sample, head), out_at, out, valid, E, VALUE_WIDTH)
+        out = rows_product(phi * alpha[:, :, None], pairs, GROUP, VALUE_WIDTH, PRODUCT)
+        if SHIFT:
+            out += beta[:, :, None] * values[None, :, :]
+        store_tile(out_ptr, out_strides, sample, n, valid, group, heads, out, GROUP, E, VALUE_WIDTH, WIDE)

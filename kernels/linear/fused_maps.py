@@ -1,12 +1,14 @@
-"""Feature maps, normalisers and rotation of fused linear attention, as device functions on rows [tokens, WIDTH].
+"""Feature maps, normalisers and rotation of fused linear attention, as device functions on tiles.
 
-The names and formulas are those of feature_maps.py. Channels beyond D are zero before a map and after it.
+The names and formulas are those of feature_maps.py. Tiles are [BLOCK, GROUP, WIDTH]; channels beyond D are zero before
+a map and after it.
 """
 
 import triton
 import triton.language as tl
 
-from ..fused_rows import LOG2E, load_tokens
+from ..fused_rows import LOG2E
+from .fused_tiles import heads_of
 
 
 @triton.jit
@@ -21,14 +23,24 @@ def raised(x, POWER: tl.constexpr):
 
 
 @triton.jit
-def positive(x, parameter_ptr, head, D: tl.constexpr, WIDTH: tl.constexpr, HAS_PARAMETER: tl.constexpr):
-    """relu(x) + 1e-6, over softplus of a head's parameters."""
+def head_scales(
+    parameter_ptr, group, heads, GROUP: tl.constexpr, D: tl.constexpr, WIDTH: tl.constexpr, HAS_PARAMETER: tl.constexpr
+):
+    """What the focused map multiplies channels by, [GROUP, WIDTH]: 1 over softplus of the parameters, 0 in padding."""
+    head = heads_of(group, GROUP)
     d = tl.arange(0, WIDTH)
-    y = tl.maximum(x, 0.0) + 1e-6
+    inside = (head < heads)[:, None] & (d < D)[None, :]
     if HAS_PARAMETER:
-        scale = softplus(tl.load(parameter_ptr + head * D + d, mask=d < D, other=0.0).to(tl.float32))
-        y = y * (1 / scale)[None, :]
-    return tl.where((d < D)[None, :], y, 0.0)
+        parameter = tl.load(parameter_ptr + head[:, None] * D + d[None, :], mask=inside, other=0.0)
+        return tl.where(inside, 1 / softplus(parameter.to(tl.float32)), 0.0)
+    else:
+        return inside.to(tl.float32)
+
+
+@triton.jit
+def positive(x, scales):
+    """relu(x) + 1e-6, scaled."""
+    return (tl.maximum(x, 0.0) + 1e-6) * scales[None, :, :]
 
 
 @triton.jit
@@ -37,32 +49,11 @@ def softplus(x):
 
 
 @triton.jit
-def lengths(
-    x_ptr,
-    at,
-    valid,
-    head_stride,
-    parameter_ptr,
-    heads,
-    D: tl.constexpr,
-    WIDTH: tl.constexpr,
-    HAS_PARAMETER: tl.constexpr,
-    POWER: tl.constexpr,
-):
-    """Of the focused map over all heads: each token's largest y, |y| / |r| and |r|^2, with r = (y / largest)^POWER."""
-    top = tl.full(at.shape, 1e-30, tl.float32)
-    square = tl.zeros_like(top)
-    steep = tl.zeros_like(top)
-    for head in range(0, heads):
-        x = load_tokens(x_ptr + head * head_stride, at, valid, D, WIDTH).to(tl.float32)
-        y = positive(x, parameter_ptr, head, D, WIDTH, HAS_PARAMETER)
-        square += tl.sum(y * y, 1)
-        higher = tl.maximum(top, tl.max(y, 1))
-        bent = raised(y * (1 / higher)[:, None], POWER)
-        shrink = raised(top / higher, POWER)
-        steep = steep * shrink * shrink + tl.sum(bent * bent, 1)
-        top = higher
-    return top, tl.sqrt(square / steep), steep
+def lengths(y, POWER: tl.constexpr):
+    """|y|^2 and, with r = (y / |y|)^POWER, |r|^2 of each token over all channels of a tile."""
+    square = tl.sum(tl.sum(y * y, 2), 1)
+    bent = raised(y * (1 / tl.sqrt(square))[:, None, None], POWER)
+    return square, tl.sum(tl.sum(bent * bent, 2), 1)
 
 
 @triton.jit
@@ -71,50 +62,49 @@ def sigmoid(x):
 
 
 @triton.jit
-def features(
-    x,
-    top,
-    factor,
-    parameter_ptr,
-    head,
-    MAP: tl.constexpr,
-    POWER: tl.constexpr,
-    D: tl.constexpr,
-    WIDTH: tl.constexpr,
-    HAS_PARAMETER: tl.constexpr,
-):
-    """Features of a head's tokens; `top` and `factor` are what `lengths` gives."""
+def features(x, lift, factor, scales, MAP: tl.constexpr, POWER: tl.constexpr, D: tl.constexpr, WIDTH: tl.constexpr):
+    """Features of a tile; of the focused map `lift` is 1 / |y|, `factor` |y| / |r| and `scales` `head_scales`."""
     if MAP == "relu":
         y = tl.maximum(x, 0.0)
     elif MAP == "leaky_relu":
         y = tl.where(x > 0, x, 0.01 * x)
     elif MAP == "exponential":
-        y = tl.exp2(x * (0.2 * LOG2E))
+        y = without_padding(tl.exp2(x * (0.2 * LOG2E)), D, WIDTH)
     elif MAP == "elu":
         y = tl.where(x > 0, x, tl.exp2(tl.minimum(x, 0.0) * LOG2E) - 1)
     elif MAP == "elu_plus_one":
-        y = tl.maximum(x, 0.0) + tl.exp2(tl.minimum(x, 0.0) * LOG2E)
+        y = without_padding(tl.maximum(x, 0.0) + tl.exp2(tl.minimum(x, 0.0) * LOG2E), D, WIDTH)
     elif MAP == "silu":
         y = x * sigmoid(x)
     elif MAP == "unit":
-        y = x / tl.maximum(tl.sqrt(tl.sum(x * x, 1)), 1e-12)[:, None]
+        y = x / length(x)
     elif MAP == "softmax_channels":
         y = softmax(x, D, WIDTH)
     elif MAP == "focused":
-        y = (
-            raised(positive(x, parameter_ptr, head, D, WIDTH, HAS_PARAMETER) * (1 / top)[:, None], POWER)
-            * factor[:, None]
-        )
+        y = raised(positive(x, scales) * lift[:, None, None], POWER) * factor[:, None, None]
     else:
         y = x
-    return tl.where((tl.arange(0, WIDTH) < D)[None, :], y, 0.0)
+    return y
+
+
+@triton.jit
+def without_padding(x, D: tl.constexpr, WIDTH: tl.constexpr):
+    if D < WIDTH:
+        x = tl.where((tl.arange(0, WIDTH) < D)[None, None, :], x, 0.0)
+    return x
+
+
+@triton.jit
+def length(x):
+    """|x| of each head."""
+    return tl.maximum(tl.sqrt(tl.sum(x * x, 2)), 1e-12)[:, :, None]
 
 
 @triton.jit
 def softmax(x, D: tl.constexpr, WIDTH: tl.constexpr):
-    x = tl.where((tl.arange(0, WIDTH) < D)[None, :], x, float("-inf"))
-    y = tl.exp2((x - tl.max(x, 1)[:, None]) * LOG2E)
-    return y / tl.sum(y, 1)[:, None]
+    x = tl.where((tl.arange(0, WIDTH) < D)[None, None, :], x, float("-inf"))
+    y = tl.exp2((x - tl.max(x, 2)[:, :, None]) * LOG2E)
+    return y / tl.sum(y, 2)[:, :, None]
 
 
 @triton.jit
@@ -132,33 +122,35 @@ def pullback(x, d, MAP: tl.constexpr, D: tl.constexpr, WIDTH: tl.constexpr):
         gate = sigmoid(x)
         return d * gate * (1 + x * (1 - gate))
     elif MAP == "unit":
-        length = tl.maximum(tl.sqrt(tl.sum(x * x, 1)), 1e-12)[:, None]
-        y = x / length
-        return (d - y * tl.sum(y * d, 1)[:, None]) / length
+        size = length(x)
+        y = x / size
+        return (d - y * tl.sum(y * d, 2)[:, :, None]) / size
     elif MAP == "softmax_channels":
         y = softmax(x, D, WIDTH)
-        return y * (d - tl.sum(y * d, 1)[:, None])
+        return y * (d - tl.sum(y * d, 2)[:, :, None])
     else:
         return d
 
 
 @triton.jit
-def focused_pullback(d, along, top, factor, y, POWER: tl.constexpr):
-    """Gradient of y = `positive(x)` from that of the focused features.
+def focused_pullback(y, d, along, lift, factor, valid, POWER: tl.constexpr):
+    """Gradient of y = `positive(x)` from that of the focused features, zero where there is no token.
 
-    With r = (y / top)^POWER, the features are r |y| / |r| = r * factor, and `along` is sum(d r) / |r|^2 over all heads.
+    With z = y / |y| and r = z^POWER, the features are r |y| / |r| = r * factor; `along` is the sum of d times features
+    over all heads.
     """
-    lift = 1 / top
-    steep = y * lift[:, None]
-    draised = d - raised(steep, POWER) * along[:, None]
-    return draised * raised(steep, POWER - 1) * (factor * lift * POWER)[:, None] + y * (along / factor)[:, None]
+    along = tl.where(valid, along * lift, 0.0)
+    z = y * lift[:, None, None]
+    bent = d - raised(z, POWER) * (along * factor * lift)[:, None, None]
+    steep = tl.where(valid, factor * lift * POWER, 0.0)
+    return bent * (raised(z, POWER - 1) * steep[:, None, None]) + z * along[:, None, None]
 
 
 @triton.jit
 def turned(
     x, rotary_ptr, n, valid, tokens, BACK: tl.constexpr, D: tl.constexpr, WIDTH: tl.constexpr, ROTARY: tl.constexpr
 ):
-    """Rows with each pair of neighbouring channels turned by its token's angle, or BACK by it.
+    """A tile with each pair of neighbouring channels turned by its token's angle, or BACK by it.
 
     `rotary_ptr` is [2, tokens, D], cosines and sines.
     """
@@ -166,8 +158,8 @@ def turned(
         d = tl.arange(0, WIDTH)
         at = rotary_ptr + n[:, None] * D + d[None, :]
         inside = valid[:, None] & (d < D)[None, :]
-        cos = tl.load(at, mask=inside, other=0.0).to(tl.float32)
-        sin = tl.load(at + tokens * D, mask=inside, other=0.0).to(tl.float32)
+        cos = tl.load(at, mask=inside, other=0.0).to(tl.float32)[:, None, :]
+        sin = tl.load(at + tokens * D, mask=inside, other=0.0).to(tl.float32)[:, None, :]
         if BACK:
             x = x * cos - quarter_turn(x * sin)
         else:
@@ -178,7 +170,7 @@ def turned(
 @triton.jit
 def quarter_turn(x):
     """Each pair of neighbouring channels (a, b) as (-b, a)."""
-    a, b = tl.split(tl.reshape(x, (x.shape[0], x.shape[1] // 2, 2)))
+    a, b = tl.split(tl.reshape(x, (x.shape[0], x.shape[1], x.shape[2] // 2, 2)))
     return tl.reshape(tl.join(-b, a), x.shape)
 
 

@@ -1,4 +1,4 @@
-"""From a kind of call to bound kernels: blocks of tokens, how they are shared out, and the launches."""
+"""From a kind of call to bound kernels: how heads and tokens are shared out, and the launches."""
 
 from collections.abc import Sequence
 
@@ -7,13 +7,19 @@ from torch import Tensor, empty, float32
 
 from ..fused_rows import PRODUCTS
 from ..launch import BoundKernel, split, wide
-from .fused_backward import differentiate_keys, differentiate_queries, differentiate_state
+from .fused_backward import differentiate_keys, differentiate_queries
 from .fused_kernels import apply, measure, reduce, settle
 from .reference import Form
 
 PROGRAMS = 1056  # to aim for where tokens can be split: 8 for each of 132 multiprocessors
-FEW_HEADS = 3
-"""Up to so many heads, a program that sums one head's tokens measures those of all heads by itself."""
+CHANNELS = 64
+"""Of a tile: so many of neighbouring heads are taken together."""
+MOST_CHANNELS = 128
+"""Of a tile that holds all heads, where the focused map needs their norms."""
+MEASURED = (16, 512)
+"""Tokens and channels of the tiles of which norms alone are taken."""
+SHIFTING = {"subtract", "magnitude_aware"}
+"""Normalisers with a beta that is not zero."""
 
 
 def _strides(x: Tensor) -> tuple[int, int, int]:
@@ -28,64 +34,98 @@ class Call:
         q, k, v, weight, *parameters, query_rotary, key_rotary = tensors
         self.form, self.parameters = form, [x is not None for x in parameters]
         self.q, self.k, self.v = (_strides(x) for x in (q, k, v))
-        self.batch, self.queries, self.heads, width = q.shape
-        self.keys, self.dim = k.shape[1], width
+        self.batch, self.queries, self.heads, self.dim = q.shape
+        self.keys = k.shape[1]
         self.weighted, self.rotaries = weight is not None, (query_rotary is not None, key_rotary is not None)
-        widths = [max(16, triton.next_power_of_2(x.shape[-1])) for x in (q, v)]
-        self.state = (self.batch, self.heads, widths[0] * widths[1] + sum(widths))
-        self.pairs = widths[0] * (widths[1] + 1)
         product = PRODUCTS[q.dtype]
+        widths = [max(16, triton.next_power_of_2(int(x.shape[-1]))) for x in (q, v)]
+        self.pairs = widths[0] * (widths[1] + 1)
+        self.state = (self.batch, self.heads, self.pairs + widths[1])
+        all_heads = triton.next_power_of_2(int(self.heads))
+        focused = "focused" in (form.query_map, form.key_map)
+        # Float32 products run without tensor cores, on smaller tiles.
+        most = CHANNELS if product == "ieee" else MOST_CHANNELS
+        self.together = focused and all_heads * max(widths) <= most
+        self.group = all_heads if self.together else max(1, min(all_heads, CHANNELS // max(widths)))
+        self.groups = -(-self.heads // self.group)
         self.sizes = {
-            "D": width,
+            "GROUP": self.group,
+            "D": self.dim,
             "WIDTH": widths[0],
             "E": v.shape[-1],
             "VALUE_WIDTH": widths[1],
             "WIDE": wide(q, k, v),
             "PRODUCT": product,
+            "SHIFT": form.normalizer in SHIFTING,
         }
-        # Float32 products run without tensor cores, on smaller blocks.
-        self.block = 32 if product == "ieee" or max(widths) > 64 else 64
-        self.options = {"num_warps": 4, "num_stages": 2}
+        channels = self.group * max(widths)
+        self.block = 32 if product == "ieee" else 64
+        self.warps = 4 if channels <= 64 else 8
 
     def map(self, of_keys: bool) -> dict:
         """Return the compile-time description of the map of queries or of keys."""
         return {
             "MAP": self.form.key_map if of_keys else self.form.query_map,
             "POWER": self.form.power,
+            "STATS": self.measured(of_keys),
             "HAS_PARAMETER": self.parameters[of_keys],
             "ROTARY": self.rotaries[of_keys],
         }
 
+    def measured(self, of_keys: bool) -> bool:
+        """Return whether tokens are measured by a kernel of its own, as a tile holds too few heads."""
+        return (self.form.key_map if of_keys else self.form.query_map) == "focused" and not self.together
+
+    def stats(self, of_keys: bool) -> tuple[int, ...]:
+        """Return the shape of what `measure` makes."""
+        return (self.batch, self.keys if of_keys else self.queries, 2) if self.measured(of_keys) else (0,)
+
+    def kernel(self, kernel, of_keys: bool, arguments: Sequence, warps: int, **constants) -> BoundKernel:
+        """Return a kernel whose programs each take a run of tokens of a group of heads."""
+        tokens = self.keys if of_keys else self.queries
+        splits, each = self.split(tokens)
+        eps = () if of_keys else (self.form.eps,)
+        return BoundKernel(
+            kernel,
+            (self.groups, splits, self.batch),
+            (*arguments, tokens, self.heads, each, *eps),
+            {"BLOCK": self.block, **self.map(of_keys), **self.sizes, **constants},
+            num_warps=warps,
+            num_stages=2,
+        )
+
     def split(self, tokens: int) -> tuple[int, int]:
         """Return how many splits of a sample's tokens there are, and the tokens of each."""
-        return split(tokens, self.block, self.batch * self.heads, PROGRAMS)
+        return split(tokens, self.block, self.batch * self.groups, PROGRAMS)
 
 
 class Measure:
-    """Lengths of all tokens under the focused map, where many heads would each have to take them anew."""
+    """Norms of all tokens under the focused map, where a tile holds too few heads."""
 
     def __init__(self, call: Call, of_keys: bool):
+        self.shape, self.needed = call.stats(of_keys), call.measured(of_keys)
         tokens = call.keys if of_keys else call.queries
+        block, channels = MEASURED
+        group = max(1, min(triton.next_power_of_2(call.heads), channels // call.sizes["WIDTH"]))
         described = call.map(of_keys)
-        self.shape = (call.batch, tokens, 3)
-        self.needed = described["MAP"] == "focused" and call.heads > FEW_HEADS
         self.kernel = BoundKernel(
             measure,
-            (-(-tokens // call.block), call.batch, 1),
+            (-(-tokens // block), call.batch, 1),
             (call.k if of_keys else call.q, tokens, call.heads),
             {
-                "BLOCK": call.block,
+                "BLOCK": block,
+                "GROUPS": -(-call.heads // group),
+                "GROUP": group,
                 **{name: call.sizes[name] for name in ("D", "WIDTH", "WIDE")},
                 **{name: described[name] for name in ("HAS_PARAMETER", "POWER")},
             },
-            **call.options,
+            num_warps=4,
         )
 
-    def __call__(self, x: Tensor, parameter: Tensor | None) -> Tensor | None:
-        if not self.needed:
-            return None
+    def __call__(self, x: Tensor, parameter: Tensor | None) -> Tensor:
         stats = empty(self.shape, dtype=float32, device=x.device)
-        self.kernel(x, parameter, stats)
+        if self.needed:
+            self.kernel(x, parameter, stats)
         return stats
 
 
@@ -113,111 +153,82 @@ class Settle:
         return state
 
 
-class StatePlan:
-    """The state of keys and values of a kind of call."""
-
-    def __init__(self, call: Call):
-        self.measure = Measure(call, of_keys=True)
-        splits, each = call.split(call.keys)
-        self.settle = Settle(call, splits)
-        self.kernel = BoundKernel(
-            reduce,
-            (call.heads, splits, call.batch),
-            (call.k, call.v, call.keys, call.heads, each),
-            {
-                "BLOCK": call.block,
-                "STATS": self.measure.needed,
-                "HAS_WEIGHT": call.weighted,
-                **call.map(of_keys=True),
-                **call.sizes,
-            },
-            **call.options,
-        )
-
-    def __call__(self, tensors: Sequence[Tensor | None]) -> Tensor:
-        _, k, v, weight, _, parameter, _, rotary = tensors
-        partial = self.settle.scratch(k)
-        self.kernel(k, v, weight, parameter, rotary, self.measure(k, parameter), partial)
-        return self.settle(partial)
-
-
 class ForwardPlan:
-    """out of a kind of call."""
+    """out of a kind of call, and what its gradient needs of it."""
 
     def __init__(self, call: Call, out: Tensor):
-        self.state = StatePlan(call)
-        across = call.form.query_map == "focused"
-        self.kernel = BoundKernel(
-            apply,
-            (-(-call.queries // call.block), 1 if across else call.heads, call.batch),
-            (call.q, _strides(out), call.queries, call.heads, call.form.eps),
-            {"BLOCK": call.block, "NORMALIZER": call.form.normalizer, **call.map(of_keys=False), **call.sizes},
-            **call.options,
-        )
+        self.measures = [Measure(call, of_keys) for of_keys in (False, True)]
+        self.settle = Settle(call, call.split(call.keys)[0])
+        self.reduce = call.kernel(reduce, True, (call.k, call.v), call.warps, HAS_WEIGHT=call.weighted)
+        self.apply = call.kernel(apply, False, (call.q, _strides(out)), call.warps, NORMALIZER=call.form.normalizer)
 
-    def __call__(self, tensors: Sequence[Tensor | None], out: Tensor) -> None:
-        self.kernel(tensors[0], tensors[4], tensors[6], self.state(tensors), out)
+    def __call__(self, tensors: Sequence[Tensor | None], out: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Fill out and return the state and the norms of queries and of keys."""
+        q, k, v, weight, query_parameter, key_parameter, query_rotary, key_rotary = tensors
+        query_stats, key_stats = (
+            measure(x, parameter)
+            for measure, x, parameter in zip(self.measures, (q, k), (query_parameter, key_parameter), strict=True)
+        )
+        partial = self.settle.scratch(k)
+        self.reduce(k, v, weight, key_parameter, key_rotary, key_stats, partial)
+        state = self.settle(partial)
+        self.apply(q, query_parameter, query_rotary, query_stats, state, out)
+        return state, query_stats, key_stats
 
 
 class BackwardPlan:
     """dq, dk, dv and the gradients of the keys' weights and of the maps' parameters, of a kind of call."""
 
     def __init__(self, call: Call, dout: Tensor, dq: Tensor, dk: Tensor, dv: Tensor):
-        self.state = StatePlan(call)
-        self.measure = Measure(call, of_keys=False)
-        splits, each = call.split(call.queries)
-        self.settle = Settle(call, splits)
-        self.across = [name == "focused" for name in (call.form.query_map, call.form.key_map)]
-        blocks = [-(-tokens // call.block) for tokens in (call.queries, call.keys)]
+        self.settle = Settle(call, call.split(call.queries)[0])
+        self.along = [(*call.stats(of_keys)[:2], call.groups) for of_keys in (False, True)]
         self.dparameters = [
-            (call.batch, count, call.heads, call.dim) if across and has else None
-            for count, across, has in zip(blocks, self.across, call.parameters, strict=True)
+            (call.split(tokens)[0], call.batch, call.heads, call.dim) if has else None
+            for tokens, has in zip((call.queries, call.keys), call.parameters, strict=True)
         ]
-        mapped = call.map(of_keys=False)
-        strides = (call.q, _strides(dout), _strides(dq))
-        normalizer = {"NORMALIZER": call.form.normalizer}
-        self.sums_kernel = BoundKernel(
-            differentiate_state,
-            (call.heads, splits, call.batch),
-            (*strides, call.queries, call.heads, each, call.form.eps),
-            {"BLOCK": call.block, "STATS": self.measure.needed, **normalizer, **mapped, **call.sizes},
-            **call.options,
-        )
-        self.queries_kernel = BoundKernel(
-            differentiate_queries,
-            (blocks[0], call.batch, 1),
-            (*strides, call.queries, call.heads, call.form.eps),
-            {
-                "BLOCK": call.block,
-                **normalizer,
-                **{name: value for name, value in mapped.items() if name != "MAP"},
-                **call.sizes,
-            },
-            **call.options,
-        )
-        self.keys_kernel = BoundKernel(
-            differentiate_keys,
-            (blocks[1], 1 if self.across[1] else call.heads, call.batch),
-            (call.k, call.v, _strides(dk), _strides(dv), call.keys, call.heads),
-            {"BLOCK": call.block, "HAS_WEIGHT": call.weighted, **call.map(of_keys=True), **call.sizes},
-            **call.options,
+        groups = {"GROUPS": triton.next_power_of_2(call.groups)}
+        self.queries, self.keys = (
+            [
+                call.kernel(kernel, of_keys, arguments, 8, PART=part, **groups, **constants)
+                for part in (("sums", "tokens") if call.measured(of_keys) else ("both",))
+            ]
+            for kernel, of_keys, arguments, constants in (
+                (
+                    differentiate_queries,
+                    False,
+                    (call.q, _strides(dout), _strides(dq)),
+                    {"NORMALIZER": call.form.normalizer},
+                ),
+                (
+                    differentiate_keys,
+                    True,
+                    (call.k, call.v, _strides(dk), _strides(dv)),
+                    {"HAS_WEIGHT": call.weighted},
+                ),
+            )
         )
 
     def __call__(
-        self, tensors: Sequence[Tensor | None], dout: Tensor, gradients: Sequence[Tensor | None]
+        self,
+        tensors: Sequence[Tensor | None],
+        dout: Tensor,
+        saved: Sequence[Tensor],
+        gradients: Sequence[Tensor | None],
     ) -> list[Tensor | None]:
         """Fill dq, dk, dv and the gradient of the weights, and return those of the parameters in float32."""
         q, k, v, weight, query_parameter, key_parameter, query_rotary, key_rotary = tensors
+        state, query_stats, key_stats = saved
         dq, dk, dv, dweight = gradients
-        state = self.state(tensors)
         dquery, dkey = (
             None if shape is None else empty(shape, dtype=float32, device=q.device) for shape in self.dparameters
         )
+        along_queries, along_keys = (
+            empty(shape if len(shape) == 3 else 0, dtype=float32, device=q.device) for shape in self.along
+        )
         partial = self.settle.scratch(q)
-        stats = self.measure(q, query_parameter)
-        self.sums_kernel(q, query_parameter, query_rotary, stats, state, dout, dq, partial)
-        if self.across[0]:
-            self.queries_kernel(q, query_parameter, query_rotary, state, dout, dq, dquery)
+        for kernel in self.queries:
+            kernel(q, query_parameter, query_rotary, query_stats, state, dout, dq, partial, along_queries, dquery)
         dstate = self.settle(partial)
-        self.keys_kernel(k, v, weight, key_parameter, key_rotary, dstate, dk, dv, dweight, dkey)
+        for kernel in self.keys:
+            kernel(k, v, weight, key_parameter, key_rotary, key_stats, dstate, dk, dv, dweight, along_keys, dkey)
         return [None if x is None else x.sum((0, 1)) for x in (dquery, dkey)]

@@ -14,6 +14,8 @@ from .reference import Form
 
 OPERATOR = Operator(__package__, ("blocked", "reference", "fused"))
 TENSORS = 8
+SAVED = 3
+"""Tensors that a backend may keep for the gradient, empty where it does not."""
 WITHOUT_BATCH = (4, 5, 6, 7)
 
 
@@ -35,15 +37,24 @@ def attention(
     power: float,
     eps: float,
     backend: str,
-) -> Tensor:
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     tensors = (q, k, v, key_weight, query_parameter, key_parameter, query_rotary, key_rotary)
     form = Form(query_map, key_map, normalizer, scale, mean, power, eps)
-    return OPERATOR.choose(backend, "forward", tensors, form).forward(tensors, form)
+    results = OPERATOR.choose(backend, "forward", tensors, form).forward(tensors, form)
+    return *results, *(_saved(q) for _ in range(1 + SAVED - len(results)))
+
+
+def _saved(q: Tensor, shape: Sequence[int] = (0,)) -> Tensor:
+    return q.new_empty(shape, dtype=torch.float32)
 
 
 @attention.register_fake
 def _(q, k, v, *rest):
-    return v.new_empty(*q.shape[:-1], v.shape[-1])
+    *settings, backend = rest[TENSORS - 3 :]
+    call = (q, k, v, *rest[: TENSORS - 3]), Form(*settings)
+    shapes = OPERATOR.choose(backend, "forward", *call).saved_shapes(*call)
+    saved = [_saved(q, shape) for shape in (*shapes, *[(0,)] * (SAVED - len(shapes)))]
+    return v.new_empty(*q.shape[:-1], v.shape[-1]), *saved
 
 
 @torch.library.custom_op("saccade::linear_attention_backward", mutates_args=())
@@ -57,6 +68,9 @@ def attention_backward(
     key_parameter: Tensor | None,
     query_rotary: Tensor | None,
     key_rotary: Tensor | None,
+    state: Tensor,
+    query_stats: Tensor,
+    key_stats: Tensor,
     needed: Sequence[bool],
     query_map: str,
     key_map: str,
@@ -69,14 +83,15 @@ def attention_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     tensors = (q, k, v, key_weight, query_parameter, key_parameter, query_rotary, key_rotary)
     form = Form(query_map, key_map, normalizer, scale, mean, power, eps)
-    gradients = OPERATOR.choose(backend, "backward", tensors, form).backward(dout, tensors, needed, form)
+    saved = (state, query_stats, key_stats)
+    gradients = OPERATOR.choose(backend, "backward", tensors, form).backward(dout, tensors, saved, needed, form)
     # A custom op returns tensors only: what nobody asks for is an empty gradient.
     return tuple(q.new_empty(0) if gradient is None else gradient for gradient in gradients)
 
 
 @attention_backward.register_fake
 def _(dout, *rest):
-    tensors, needed = rest[:TENSORS], rest[TENSORS]
+    tensors, needed = rest[:TENSORS], rest[TENSORS + SAVED]
     return tuple(
         x.new_empty(x.shape) if need and x is not None else dout.new_empty(0)
         for x, need in zip(tensors, needed, strict=True)
@@ -84,14 +99,21 @@ def _(dout, *rest):
 
 
 def _save(ctx, inputs, output):
-    ctx.save_for_backward(*inputs[:TENSORS])
     ctx.settings = inputs[TENSORS:]
+    saved = output[1:]
+    ctx.mark_non_differentiable(*saved)
+    # Else autograd would make zeros for them.
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(*inputs[:TENSORS], *saved)
 
 
-def _gradients(ctx, dout):
-    tensors = ctx.saved_tensors
+def _gradients(ctx, dout, *of_saved):
+    if dout is None:
+        return (None,) * (TENSORS + len(ctx.settings))
+    given = ctx.saved_tensors
+    tensors, saved = given[:TENSORS], given[TENSORS:]
     needed = [need and x is not None for x, need in zip(tensors, ctx.needs_input_grad[:TENSORS], strict=True)]
-    gradients = call_backward(dout, *tensors, needed, *ctx.settings)
+    gradients = call_backward(dout, *tensors, *saved, needed, *ctx.settings)
     gradients = (gradient if need else None for gradient, need in zip(gradients, needed, strict=True))
     return *gradients, *(None for _ in ctx.settings)
 
@@ -106,7 +128,7 @@ call_backward = differentiable_once(
     attention_backward,
     fold_into_batch(
         lambda *inputs: call_backward(*inputs),
-        tensors=1 + TENSORS,
+        tensors=1 + TENSORS + SAVED,
         shared=[1 + at for at in WITHOUT_BATCH],
         sums_over_batch=True,
     ),
@@ -128,4 +150,5 @@ def _forward_flops(*arguments, out_shape=None, **kwargs) -> int:
 @register_flop_formula(torch.ops.saccade.linear_attention_backward)
 def _backward_flops(dout, *arguments, out_shape=None, **kwargs) -> int:
     # The state once more; each product has two gradients.
-    return 6 * _products(*arguments[:TENSORS], *arguments[TENSORS + 1 : TENSORS + 3])
+    settings = TENSORS + SAVED + 1
+    return 6 * _products(*arguments[:TENSORS], *arguments[settings : settings + 2])

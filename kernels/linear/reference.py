@@ -152,18 +152,29 @@ def apply_backward(
     return dq, dstate, dparameter, drotary
 
 
-def forward(tensors: Sequence[Tensor | None], form: Form) -> Tensor:
-    """Return the output [B, N, heads, E] in the dtype of v.
+def saved_shapes(tensors: Sequence[Tensor | None], form: Form) -> tuple[tuple[int, ...], ...]:
+    """Return the shapes of what `forward` returns after the output, for `backward`: nothing."""
+    return ()
+
+
+def forward(tensors: Sequence[Tensor | None], form: Form) -> tuple[Tensor, ...]:
+    """Return the output [B, N, heads, E] in the dtype of v, then up to three float32 tensors that `backward` can use.
 
     Args:
         tensors: q, k, v, key_weight, query_parameter, key_parameter, query_rotary, key_rotary.
     """
     q, k, v, key_weight, query_parameter, key_parameter, query_rotary, key_rotary = tensors
     state = settle(reduce(k, v, key_weight, key_parameter, key_rotary, form), k.shape[1], form)
-    return narrow(apply(q, state, query_parameter, query_rotary, form), v.dtype).contiguous()
+    return (narrow(apply(q, state, query_parameter, query_rotary, form), v.dtype).contiguous(),)
 
 
-def backward(dout: Tensor, tensors: Sequence[Tensor | None], needed: Sequence[bool], form: Form) -> list[Tensor | None]:
+def backward(
+    dout: Tensor,
+    tensors: Sequence[Tensor | None],
+    saved: Sequence[Tensor],
+    needed: Sequence[bool],
+    form: Form,
+) -> list[Tensor | None]:
     """Return the gradients of those `tensors` that are given and needed, None for the others."""
     q, k, v, key_weight, query_parameter, key_parameter, query_rotary, key_rotary = tensors
     reduced = (k, v, key_weight, key_parameter, key_rotary)
