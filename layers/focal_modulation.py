@@ -4,6 +4,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..kernels.focal import focal_modulation
+from .bias import Linear, linear
 from .mixers import register_mixer
 
 
@@ -55,7 +56,7 @@ class FocalModulation(nn.Module):
         )
         self.h = nn.Conv2d(dim, dim, 1, bias=bias)
         self.ln = nn.LayerNorm(dim) if use_postln_in_modulation else nn.Identity()
-        self.proj = nn.Linear(dim, dim)
+        self.proj = Linear(dim, dim)
         self.proj_drop = nn.Dropout(proj_drop)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -82,6 +83,6 @@ def aligned_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """
     spare = -weight.shape[0] % 16 if x.is_cuda else 0
     if not spare:
-        return F.linear(x, weight, bias)
+        return linear(x, weight, bias)
     bias = None if bias is None else F.pad(bias, (0, spare))
-    return F.linear(x, F.pad(weight, (0, 0, 0, spare)), bias)
+    return linear(x, F.pad(weight, (0, 0, 0, spare)), bias)

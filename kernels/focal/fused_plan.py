@@ -14,6 +14,9 @@ from .fused_token_kernels import differentiate_gates, differentiate_last, modula
 from .saved import Saved
 
 BLOCK = 64  # tokens of a program that multiplies nothing
+REGISTERS = (
+    128  # of a thread that convolves; left alone, the compiler takes up to 255 for the GELUs of all rows at once
+)
 MOST_COLUMNS = 128  # channels that a program of `modulate` makes: each block of them gathers the contexts again
 
 
@@ -61,6 +64,7 @@ class ForwardPlan:
                 (convolution.tiles, convolution.blocks, 1),
                 (call.stacked if level else call.context, call.stacked, *call.extent, 1 / call.tokens),
                 {**convolution.sizes, "KEEPS": keeps, "SUMS": level + 1 == call.levels},
+                maxnreg=REGISTERS,
                 **convolution.options,
             )
             for level, convolution in enumerate(call.convolutions)
@@ -131,6 +135,7 @@ class BackwardPlan:
                 (convolution.tiles, convolution.blocks, 1),
                 (call.plain, call.stacked, call.stride, *call.extent, call.factor),
                 {"LEVEL": level, **convolution.sizes},
+                maxnreg=REGISTERS,
                 **convolution.options,
             )
             for level, convolution in enumerate(call.convolutions[1:])
