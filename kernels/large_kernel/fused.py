@@ -24,16 +24,19 @@ def unsupported(direction: str, x: Tensor, parameters: Parameters, dilation: Seq
     return next(filter(None, reasons), None)
 
 
-def _project(a: Tensor, weight: Tensor, times: Tensor | None, bias: Tensor | None, gate: Tensor | None) -> Tensor:
-    """Return (a * times) weight + bias, all times `gate`, of maps [B, H, W, C]."""
+def _project(
+    a: Tensor, weight: Tensor, times: Tensor | None, bias: Tensor | None, gate: Tensor | None
+) -> tuple[Tensor, Tensor | None]:
+    """Return (a * times) weight + bias, all times `gate`, of maps [B, H, W, C]; and a * times, as rows."""
     rows, times, gate = (None if x is None else x.flatten(0, 2) for x in (a, times, gate))
     out = torch.empty(rows.shape, dtype=a.dtype, device=a.device)
+    product = None if times is None else torch.empty_like(out)
     if out.numel():
         plan = _plans(
             lambda: Project(rows, times, weight, bias is not None, gate, out), (), *(rows, times, weight, bias, gate)
         )
-        plan(rows, times, weight, bias, gate, out)
-    return out.view(a.shape)
+        plan(rows, times, weight, bias, gate, out, product)
+    return out.view(a.shape), product
 
 
 @on_device
@@ -43,7 +46,8 @@ def forward(x: Tensor, parameters: Parameters, dilation: Sequence[int]) -> tuple
     local = depthwise.convolve(x, parameters.local_weight, parameters.local_bias, UNDILATED)
     spatial = depthwise.convolve(local, parameters.spatial_weight, parameters.spatial_bias, dilation)
     point = parameters.point_weight
-    return _project(spatial, point.T, None, parameters.point_bias, x), local, spatial
+    out, _ = _project(spatial, point.T, None, parameters.point_bias, x)
+    return out, local, spatial
 
 
 @on_device
@@ -53,8 +57,8 @@ def backward(
     """Return the gradients of x and of the parameters, given that of the output."""
     dout, x, local, spatial = (readable(value) for value in (dout, x, local, spatial))
     point, point_bias = parameters.point_weight, parameters.point_bias
-    through = _project(spatial, point.T, None, point_bias, dout)
-    dspatial = _project(dout, point, x, None, None)
+    through, _ = _project(spatial, point.T, None, point_bias, dout)
+    dspatial, dgate = _project(dout, point, x, None, None)
     dlocal = depthwise.convolve(dspatial, parameters.spatial_weight, None, dilation, flip=True)
     dx = depthwise.convolve(dlocal, parameters.local_weight, None, UNDILATED, more=through, flip=True)
     dspatial_weight, dspatial_bias = depthwise.correlate(
@@ -64,14 +68,15 @@ def backward(
         x, dlocal, parameters.local_weight, parameters.local_bias, UNDILATED
     )
     if x.numel():
-        rows = [value.flatten(0, 2) for value in (dout, x, spatial)]
-        dpoint, dpoint_bias = _plans(lambda: DifferentiateWeight(*rows), ("weight",), *rows)(*rows)
+        tensors = (dgate, spatial.flatten(0, 2))
+        plan = _plans(lambda: DifferentiateWeight(*tensors), ("weight",), *tensors, point, point_bias)
+        dpoint, dpoint_bias = plan(*tensors, point.dtype, point.dtype if point_bias is None else point_bias.dtype)
     else:
         dpoint, dpoint_bias = torch.zeros_like(point), dout.new_zeros(point.shape[0])
     gradients = Parameters(
         dlocal_weight,
         dspatial_weight,
-        dpoint.to(point.dtype),
+        dpoint,
         dlocal_bias,
         dspatial_bias,
         None if point_bias is None else dpoint_bias.to(point_bias.dtype),

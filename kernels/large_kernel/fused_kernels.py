@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from ..fused_rows import product
+from ..fused_rows import narrowed, product
 
 
 @triton.jit
@@ -20,6 +20,7 @@ def project(
     bias_ptr,
     gate_ptr,
     out_ptr,
+    product_ptr,
     tokens,
     channels,
     a_stride,
@@ -37,7 +38,7 @@ def project(
 ):
     """(a * times) W + bias, all times `gate`, of block program_id(1) of tokens and block program_id(0) of channels.
 
-    `weight_strides` are those of W's rows and columns.
+    `weight_strides` are those of W's rows and columns. With HAS_TIMES also fills `product_ptr` with a * times.
     """
     n = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     m = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
@@ -47,6 +48,9 @@ def project(
         a = load_block(a_ptr, n, a_stride, k, tokens, channels)
         if HAS_TIMES:
             a = a.to(tl.float32) * load_block(times_ptr, n, times_stride, k, tokens, channels).to(tl.float32)
+            a = narrowed(a, product_ptr)
+            inside = (n < tokens)[:, None] & (k < channels)[None, :] & (tl.program_id(0) == 0)
+            tl.store(product_ptr + n.to(tl.int64)[:, None] * channels + k[None, :], a, mask=inside)
         at = weight_ptr + k[:, None] * weight_strides[0] + m[None, :] * weight_strides[1]
         w = tl.load(at, mask=(k < channels)[:, None] & (m < channels)[None, :], other=0.0)
         acc += product(a, w, PRODUCT)
@@ -61,37 +65,37 @@ def project(
 
 @triton.jit(do_not_specialize=["each"])
 def differentiate_weight(
-    dout_ptr,
-    x_ptr,
+    dgate_ptr,
     spatial_ptr,
     partial_ptr,
-    partial_bias_ptr,
     tokens,
     channels,
-    dout_stride,
-    x_stride,
+    dgate_stride,
     spatial_stride,
     each,
     BLOCK: tl.constexpr,
     COLUMNS: tl.constexpr,
     PRODUCT: tl.constexpr,
 ):
-    """Sums of (dout * x)^T spatial over `each` tokens from program_id(2) * each on, block program_id(0) of dout's
-    channels and program_id(1) of spatial's: [programs, channels, channels]; and of dout * x, [programs, channels].
+    """Sums of dgate^T spatial over `each` tokens from program_id(2) * each on, of blocks program_id(0), program_id(1)
+    of their channels: [programs, channels + 1, channels]; the last row has the sums of dgate.
     """
     m = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
     k = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     p = tl.program_id(2).to(tl.int64)
     acc = tl.zeros([COLUMNS, COLUMNS], tl.float32)
-    total = tl.zeros([COLUMNS], tl.float32)
+    # As a product too, with ones: sums over tokens would go through shared memory.
+    total = tl.zeros([COLUMNS, 16], tl.float32)
+    ones = tl.full([BLOCK, 16], 1, dgate_ptr.dtype.element_ty)
     first = tl.program_id(2) * each
     last = tl.minimum(first + each, tokens)
     for start in range(first, last, BLOCK):
         n = start + tl.arange(0, BLOCK)
-        x = load_block(x_ptr, n, x_stride, m, last, channels).to(tl.float32)
-        dgate = x * load_block(dout_ptr, n, dout_stride, m, last, channels).to(tl.float32)
-        acc += product(tl.trans(dgate), load_block(spatial_ptr, n, spatial_stride, k, last, channels), PRODUCT)
-        total += tl.sum(dgate, 0)
-    at = partial_ptr + (p * channels + m)[:, None] * channels + k[None, :]
-    tl.store(at, acc, mask=(m < channels)[:, None] & (k < channels)[None, :])
-    tl.store(partial_bias_ptr + p * channels + m, total, mask=(m < channels) & (tl.program_id(1) == 0))
+        dgate = tl.trans(load_block(dgate_ptr, n, dgate_stride, m, last, channels))
+        acc += product(dgate, load_block(spatial_ptr, n, spatial_stride, k, last, channels), PRODUCT)
+        total += product(dgate, ones, PRODUCT)
+    at = partial_ptr + p * (channels + 1) * channels
+    inside = (m < channels)[:, None] & (k < channels)[None, :]
+    tl.store(at + m[:, None] * channels + k[None, :], acc, mask=inside)
+    sums = tl.sum(total, 1) / 16
+    tl.store(at + channels * channels + m, sums, mask=(m < channels) & (tl.program_id(1) == 0))

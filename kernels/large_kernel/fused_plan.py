@@ -1,28 +1,30 @@
 """From a kind of call to bound kernels of the pointwise convolution: blocks, and how the tokens are shared out."""
 
 import triton
-from torch import Tensor, empty, float32
+from torch import Tensor, dtype, empty, float32
 
+from ..depthwise.fused_plan import Settle
 from ..fused_rows import PRODUCTS
-from ..launch import BoundKernel
+from ..launch import BoundKernel, split
 from .fused_kernels import differentiate_weight, project
 
-PROGRAMS = 528  # to aim for where tokens can be shared out: 4 for each of 132 multiprocessors
+PROGRAMS = 264  # to aim for where tokens can be shared out: 2 for each of 132 multiprocessors
 
 
-def _columns(channels: int) -> int:
-    return max(16, min(64, triton.next_power_of_2(channels)))
+def _columns(x: Tensor, most: int) -> int:
+    return max(16, min(64 if x.dtype == float32 else most, triton.next_power_of_2(x.shape[-1])))
 
 
 class Project:
-    """(a * times) W + bias, all times `gate`; the first and the last factor may be None."""
+    """(a * times) W + bias, all times `gate`; either factor may be None. `product` is filled with a * times."""
 
     def __init__(self, a: Tensor, times: Tensor | None, weight: Tensor, biased: bool, gate: Tensor | None, out: Tensor):
         tokens, channels = a.shape
-        block = 64 if a.dtype == float32 else 128
+        columns = _columns(a, 128)
+        block = 64 if a.dtype == float32 or columns == 128 else 128
         self.kernel = BoundKernel(
             project,
-            (-(-channels // _columns(channels)), -(-tokens // block), 1),
+            (-(-channels // columns), -(-tokens // block), 1),
             (
                 tokens,
                 channels,
@@ -34,8 +36,8 @@ class Project:
             ),
             {
                 "BLOCK": block,
-                "COLUMNS": _columns(channels),
-                "DEPTH": _columns(channels),
+                "COLUMNS": columns,
+                "DEPTH": _columns(a, 64),
                 "HAS_TIMES": times is not None,
                 "HAS_BIAS": biased,
                 "HAS_GATE": gate is not None,
@@ -46,36 +48,43 @@ class Project:
         )
 
     def __call__(
-        self, a: Tensor, times: Tensor | None, weight: Tensor, bias: Tensor | None, gate: Tensor | None, out: Tensor
+        self,
+        a: Tensor,
+        times: Tensor | None,
+        weight: Tensor,
+        bias: Tensor | None,
+        gate: Tensor | None,
+        out: Tensor,
+        product: Tensor | None,
     ) -> None:
-        self.kernel(a, times, weight, bias, gate, out)
+        self.kernel(a, times, weight, bias, gate, out, product)
 
 
 class DifferentiateWeight:
     """Gradients of the pointwise weight and bias."""
 
-    def __init__(self, dout: Tensor, x: Tensor, spatial: Tensor):
-        tokens, channels = x.shape
-        columns = _columns(channels)
+    def __init__(self, dgate: Tensor, spatial: Tensor):
+        tokens, channels = dgate.shape
+        columns = _columns(dgate, 128)
         blocks = -(-channels // columns)
-        block = 32 if x.dtype == float32 else 64
-        each = -(-tokens // max(1, PROGRAMS // blocks**2))
-        each = -(-each // block) * block
-        programs = -(-tokens // each)
-        self.partial, self.partial_bias = (programs, channels, channels), (programs, channels)
+        block = 32 if dgate.dtype == float32 else 64
+        programs, each = split(tokens, block, blocks**2, PROGRAMS)
+        self.settle = Settle(programs, channels, (1, channels), (1, channels), (channels, 1))
+        self.shape = (channels, channels)
         self.kernel = BoundKernel(
             differentiate_weight,
             (blocks, blocks, programs),
-            (tokens, channels, dout.stride(0), x.stride(0), spatial.stride(0), each),
-            {"BLOCK": block, "COLUMNS": columns, "PRODUCT": PRODUCTS[x.dtype]},
-            num_warps=4,
+            (tokens, channels, dgate.stride(0), spatial.stride(0), each),
+            {"BLOCK": block, "COLUMNS": columns, "PRODUCT": PRODUCTS[dgate.dtype]},
+            num_warps=8 if columns == 128 else 4,
             num_stages=3,
         )
 
-    def __call__(self, dout: Tensor, x: Tensor, spatial: Tensor) -> tuple[Tensor, Tensor]:
-        """Return both gradients in float32."""
-        partial, partial_bias = (
-            empty(shape, dtype=float32, device=x.device) for shape in (self.partial, self.partial_bias)
-        )
-        self.kernel(dout, x, spatial, partial, partial_bias)
-        return partial.sum(0), partial_bias.sum(0)
+    def __call__(self, dgate: Tensor, spatial: Tensor, weight_dtype: dtype, bias_dtype: dtype) -> tuple[Tensor, Tensor]:
+        """Return both gradients; one plan is for one pair of dtypes."""
+        partial = self.settle.partial(dgate)
+        self.kernel(dgate, spatial, partial)
+        dweight = empty(self.shape, dtype=weight_dtype, device=dgate.device)
+        dbias = empty(self.shape[:1], dtype=bias_dtype, device=dgate.device)
+        self.settle(partial, dweight, dbias)
+        return dweight, dbias
