@@ -49,7 +49,8 @@ def agent_attention(
     spatial = q.shape[1:-2]
     problem = _describe(q, k, v, agents, agent_bias, query_bias)
     scale = q.shape[-1] ** -0.5 if scale is None else float(scale)
-    return call(*problem, scale, dispatch.requested()).unflatten(1, spatial)
+    out, _, _ = call(*problem, scale, dispatch.requested())
+    return out.unflatten(1, spatial)
 
 
 def _describe(q, k, v, agents, agent_bias=None, query_bias=None, scale=None) -> tuple[Tensor | None, ...]:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ..precision import narrow
-from .reference import gather_weights, heads_first, read_weights
+from .reference import gather, heads_first, read_weights
 
 BLOCK = 1 << 16
 """Entries of a block of queries of all samples: 256 KiB of float32."""
@@ -23,10 +23,10 @@ def unsupported(direction: str, *problem: Tensor | None) -> str | None:
 
 def forward(
     q: Tensor, k: Tensor, v: Tensor, agents: Tensor, agent_bias: Tensor | None, query_bias: Tensor | None, scale: float
-) -> Tensor:
-    """Return the output [B, N, heads, E] in the dtype of v."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the output [B, N, heads, E] in the dtype of v, what the agents gather and their log-sum-exp."""
     keys, values, means = (heads_first(x) for x in (k, v, agents))
-    gathered = torch.matmul(gather_weights(means, keys, agent_bias, scale), values)
+    gathered, lse = gather(means, keys, values, agent_bias, scale)
     out = v.new_empty(*q.shape[:-1], v.shape[-1])
     length = max(1, BLOCK // max(1, q[:, 0].numel()))
     for start in range(0, q.shape[1], length):
@@ -34,4 +34,4 @@ def forward(
         bias = None if query_bias is None else query_bias[:, place]
         read = read_weights(means, heads_first(q[:, place]), bias, scale)
         out[:, place] = narrow(torch.matmul(read.mT, gathered).transpose(1, 2), out.dtype)
-    return out
+    return out, gathered, lse

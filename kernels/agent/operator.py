@@ -22,14 +22,17 @@ def attention(
     query_bias: Tensor | None,
     scale: float,
     backend: str,
-) -> Tensor:
+) -> tuple[Tensor, Tensor, Tensor]:
     problem = (q, k, v, agents, agent_bias, query_bias)
     return OPERATOR.choose(backend, "forward", *problem).forward(*problem, scale)
 
 
 @attention.register_fake
 def _(q, k, v, agents, agent_bias, query_bias, scale, backend):
-    return v.new_empty(*q.shape[:-1], v.shape[-1])
+    batch, means, heads, _ = agents.shape
+    dtype = torch.promote_types(v.dtype, torch.float32)
+    gathered = v.new_empty(batch, heads, means, v.shape[-1], dtype=dtype)
+    return v.new_empty(*q.shape[:-1], v.shape[-1]), gathered, v.new_empty(batch, heads, means, dtype=dtype)
 
 
 @torch.library.custom_op("saccade::agent_attention_backward", mutates_args=())
@@ -41,29 +44,37 @@ def attention_backward(
     agents: Tensor,
     agent_bias: Tensor | None,
     query_bias: Tensor | None,
+    gathered: Tensor,
+    lse: Tensor,
     scale: float,
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     problem = (q, k, v, agents, agent_bias, query_bias)
-    gradients = OPERATOR.choose(backend, "backward", *problem).backward(dout, *problem, scale)
+    gradients = OPERATOR.choose(backend, "backward", *problem).backward(dout, *problem, gathered, lse, scale)
     # A custom op returns tensors only: no bias is an empty gradient.
     return tuple(q.new_empty(0) if gradient is None else gradient for gradient in gradients)
 
 
 @attention_backward.register_fake
-def _(dout, q, k, v, agents, agent_bias, query_bias, scale, backend):
+def _(dout, q, k, v, agents, agent_bias, query_bias, gathered, lse, scale, backend):
     tensors = (q, k, v, agents, agent_bias, query_bias)
     return tuple(q.new_empty(0) if x is None else x.new_empty(x.shape) for x in tensors)
 
 
 def _save(ctx, inputs, output):
     *tensors, ctx.scale, ctx.backend = inputs
-    ctx.save_for_backward(*tensors)
+    _, gathered, lse = output
+    ctx.mark_non_differentiable(gathered, lse)
+    # Else autograd would make zeros for them.
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(*tensors, gathered, lse)
 
 
-def _gradients(ctx, dout):
-    tensors = ctx.saved_tensors
-    gradients = call_backward(dout, *tensors, ctx.scale, ctx.backend)
+def _gradients(ctx, dout, *others):
+    if dout is None:
+        return (None,) * 8
+    *tensors, gathered, lse = ctx.saved_tensors
+    gradients = call_backward(dout, *tensors, gathered, lse, ctx.scale, ctx.backend)
     return *(None if x is None else gradient for gradient, x in zip(gradients, tensors, strict=True)), None, None
 
 
@@ -72,7 +83,7 @@ call = differentiable(
 )
 call_backward = differentiable_once(
     attention_backward,
-    fold_into_batch(lambda *inputs: call_backward(*inputs), tensors=7, shared=(5, 6), sums_over_batch=True),
+    fold_into_batch(lambda *inputs: call_backward(*inputs), tensors=9, shared=(5, 6), sums_over_batch=True),
 )
 
 
@@ -89,7 +100,5 @@ def _forward_flops(q_shape, k_shape, v_shape, agents_shape, *rest, out_shape=Non
 
 @register_flop_formula(torch.ops.saccade.agent_attention_backward)
 def _backward_flops(dout, q_shape, k_shape, v_shape, agents_shape, *rest, out_shape=None, **kwargs) -> int:
-    # Logits once more and their two gradients, the gradients of weights and values, and what the agents gather.
-    batch, tokens, heads, width = v_shape
-    gathered = batch * heads * agents_shape[1] * tokens * width
-    return 2 * (_pairs(q_shape, k_shape, agents_shape) * (3 * q_shape[-1] + 2 * width) + gathered)
+    # Logits once more and their two gradients, and the gradients of weights and values.
+    return 2 * _pairs(q_shape, k_shape, agents_shape) * (3 * q_shape[-1] + 2 * v_shape[-1])

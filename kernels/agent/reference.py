@@ -31,9 +31,13 @@ def _logits(means: Tensor, tokens: Tensor, bias: Tensor | None, scale: float) ->
     return logits if bias is None else logits.add_(bias)
 
 
-def gather_weights(means: Tensor, keys: Tensor, bias: Tensor | None, scale: float) -> Tensor:
-    """Return the weights of keys to agents, [B, heads, n, M]."""
-    return _logits(means, keys, bias, scale).softmax(-1)
+def gather(means: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None, scale: float) -> tuple[Tensor, Tensor]:
+    """Return what the agents gather, [B, heads, n, E], and the log-sum-exp of their logits, [B, heads, n]."""
+    logits = _logits(means, keys, bias, scale)
+    weights = logits.softmax(-1)
+    # The largest weight is exp(largest logit - log-sum-exp): two passes of amax cost less than logsumexp.
+    lse = logits.amax(-1) - weights.amax(-1).log()
+    return torch.matmul(weights, values), lse
 
 
 def read_weights(means: Tensor, queries: Tensor, bias: Tensor | None, scale: float) -> Tensor:
@@ -46,11 +50,11 @@ def read_weights(means: Tensor, queries: Tensor, bias: Tensor | None, scale: flo
 
 def forward(
     q: Tensor, k: Tensor, v: Tensor, agents: Tensor, agent_bias: Tensor | None, query_bias: Tensor | None, scale: float
-) -> Tensor:
-    """Return the output [B, N, heads, E] in the dtype of v."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the output [B, N, heads, E] in the dtype of v, and what `gather` returns, in at least float32."""
     queries, keys, values, means = (heads_first(x) for x in (q, k, v, agents))
-    gathered = torch.matmul(gather_weights(means, keys, agent_bias, scale), values)
-    return _back(torch.matmul(read_weights(means, queries, query_bias, scale).mT, gathered), v)
+    gathered, lse = gather(means, keys, values, agent_bias, scale)
+    return _back(torch.matmul(read_weights(means, queries, query_bias, scale).mT, gathered), v), gathered, lse
 
 
 def _dlogits(weights: Tensor, dweights: Tensor, axis: int) -> Tensor:
@@ -67,20 +71,22 @@ def backward(
     agents: Tensor,
     agent_bias: Tensor | None,
     query_bias: Tensor | None,
+    gathered: Tensor,
+    lse: Tensor,
     scale: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None, Tensor | None]:
     """Return the gradients of q, k, v, agents and both biases, given that of the output; weights are computed again."""
     douts, queries, keys, values, means = (heads_first(x) for x in (dout, q, k, v, agents))
-    gather = gather_weights(means, keys, agent_bias, scale)
+    weights = _logits(means, keys, agent_bias, scale).sub_(lse.unsqueeze(-1)).exp_()
     read = read_weights(means, queries, query_bias, scale)
-    gathered, dgathered = torch.matmul(gather, values), torch.matmul(read, douts)
+    dgathered = torch.matmul(read, douts)
     dread = _dlogits(read, torch.matmul(gathered, douts.mT), -2)
-    dgather = _dlogits(gather, torch.matmul(dgathered, values.mT), -1)
+    dgather = _dlogits(weights, torch.matmul(dgathered, values.mT), -1)
     dagents = (torch.matmul(dread, queries) + torch.matmul(dgather, keys)).mul_(scale)
     return (
         _back(torch.matmul(dread.mT, means).mul_(scale), q),
         _back(torch.matmul(dgather.mT, means).mul_(scale), k),
-        _back(torch.matmul(gather.mT, dgathered), v),
+        _back(torch.matmul(weights.mT, dgathered), v),
         _back(dagents, agents),
         None if agent_bias is None else narrow(dgather.sum(0), agent_bias.dtype),
         None if query_bias is None else narrow(dread.sum(0).mT, query_bias.dtype).contiguous(),
