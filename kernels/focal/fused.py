@@ -57,13 +57,15 @@ def forward(
 
 def _project(
     a: Tensor, times: Tensor | None, weight: Tensor, bias: Tensor | None, gate: Tensor | None, out: Tensor
-) -> None:
-    """Fill a map with (a * times) weight + bias, all times `gate`."""
+) -> Tensor | None:
+    """Fill a map with (a * times) weight + bias, all times `gate`; return a * times as rows, if there is `times`."""
     rows = [None if x is None else x.flatten(0, 2) for x in (a, times, gate, out)]
+    product = None if times is None else torch.empty(rows[0].shape, dtype=a.dtype, device=a.device)
     plan = _plans(
         lambda: Project(rows[0], rows[1], weight, bias is not None, *rows[2:]), ("project",), *rows, weight, bias
     )
-    plan(rows[0], rows[1], weight, bias, *rows[2:])
+    plan(rows[0], rows[1], weight, bias, *rows[2:], product)
+    return product
 
 
 @on_device
@@ -83,18 +85,14 @@ def backward(
     query, dquery = (x[..., : dout.shape[-1]] for x in (projected, dprojected))
     _project(saved.modulator, None, point_weight.T, point_bias, dout, dquery)
     dmodulator = torch.empty(dout.shape, dtype=projected.dtype, device=projected.device)
-    _project(dout, query, point_weight, None, None, dmodulator)
-    rows = [x.flatten(0, 2) for x in (dout, query, saved.modulator)]
-    dpoint, dpoint_bias = _plans(lambda: DifferentiateWeight(*rows), ("weight",), *rows)(*rows)
+    rows = _project(dout, query, point_weight, None, None, dmodulator), saved.modulator.flatten(0, 2)
+    weight_plan = _plans(lambda: DifferentiateWeight(*rows), ("weight",), *rows, point_weight, point_bias)
+    bias_dtype = point_weight.dtype if point_bias is None else point_bias.dtype
+    dpoint, dpoint_bias = weight_plan(*rows, point_weight.dtype, bias_dtype)
     plan = _plans(
         lambda: BackwardPlan(Call(projected, point_weight, kernels, normalize)),
         ("backward", kernels, normalize),
-        *(projected, point_weight),
+        *(projected, point_weight, *weights),
     )
-    dweights = plan(dmodulator, saved, projected, [depthwise.taps(weight) for weight in weights], dprojected)
-    return (
-        dprojected,
-        [d.to(weight.dtype) for d, weight in zip(dweights, weights, strict=True)],
-        dpoint.to(point_weight.dtype),
-        None if point_bias is None else dpoint_bias.to(point_bias.dtype),
-    )
+    dweights = plan(dmodulator, saved, projected, weights, dprojected)
+    return dprojected, dweights, dpoint, None if point_bias is None else dpoint_bias

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import triton
 from torch import Tensor, empty, float32
 
+from ..depthwise.fused import taps as arranged
 from ..depthwise.fused_plan import Call as Convolution
 from ..depthwise.fused_plan import Convolve, Correlate, lanes_of
 from ..fused_rows import PRODUCTS
@@ -17,6 +18,7 @@ BLOCK = 64  # tokens of a program that multiplies nothing
 REGISTERS = (
     128  # of a thread that convolves; left alone, the compiler takes up to 255 for the GELUs of all rows at once
 )
+POINT_BLOCK = 128  # tokens of a program of `modulate`, half of them in float32
 MOST_COLUMNS = 128  # channels that a program of `modulate` makes: each block of them gathers the contexts again
 
 
@@ -71,7 +73,7 @@ class ForwardPlan:
         ]
         self.partial = (call.maps, call.convolutions[-1].tiles // call.maps, call.channels)
         columns = max(16, min(MOST_COLUMNS, triton.next_power_of_2(call.channels)))
-        block = 64 if call.dtype == float32 else 128
+        block = POINT_BLOCK // 2 if call.dtype == float32 else POINT_BLOCK
         self.modulate = BoundKernel(
             modulate,
             (-(-call.channels // columns), -(-call.tokens // block), call.maps),
@@ -85,6 +87,7 @@ class ForwardPlan:
                 "KEEPS": keeps,
                 "PRODUCT": PRODUCTS[call.dtype],
             },
+            maxnreg=REGISTERS,
             num_warps=8,
             num_stages=2,
         )
@@ -147,12 +150,13 @@ class BackwardPlan:
         ]
 
     def __call__(
-        self, dmodulator: Tensor, saved: Saved, projected: Tensor, taps: Sequence[Tensor], dprojected: Tensor
+        self, dmodulator: Tensor, saved: Saved, projected: Tensor, weights: Sequence[Tensor], dprojected: Tensor
     ) -> list[Tensor]:
         """Fill dprojected's gradients of contexts and gates, and zeros after these, given that of the gated sum.
 
-        Returns the gradients of the depthwise kernels, [C, 1, k, k] in float32.
+        Returns the gradients of the depthwise kernels; one plan is for kernels of the same dtypes.
         """
+        taps = [arranged(weight) for weight in weights]
         call, (_, contexts, convolved, mean) = self.call, saved
         (_, context, gates), (_, dcontext, dgates) = call.parts(projected), call.parts(dprojected)
         partial = empty(self.partial, dtype=float32, device=projected.device)
@@ -162,7 +166,8 @@ class BackwardPlan:
         dweights = []
         for level in reversed(range(call.levels)):
             z = contexts[:, level - 1] if level else context
-            dweights.insert(0, self.correlations[level](z, d)[0])
+            dtype = weights[level].dtype
+            dweights.insert(0, self.correlations[level](z, d, dtype, dtype)[0])
             if level:
                 below = call.map(projected)
                 self.level_kernels[level - 1](d, taps[level], dmodulator, gates, convolved[:, level - 1], below)
