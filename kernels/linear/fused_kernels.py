@@ -2,6 +2,7 @@
 
 Tensors are [B, N, heads, D]. A program takes a run of tokens of a group of heads of one sample, BLOCK at a time. The
 state is, for each sample and head, S [WIDTH, VALUE_WIDTH], s [WIDTH] and m [VALUE_WIDTH], in this order in float32.
+Sums over tokens of rows are kept apart for each row of a block until the loop ends: threads need not meet in it.
 """
 
 import triton
@@ -9,7 +10,7 @@ import triton.language as tl
 
 from .fused_maps import features, head_scales, lengths, normalizer, positive, raised, turned
 from .fused_tiles import (
-    folded,
+    load_row,
     load_state,
     load_tile,
     numbers,
@@ -18,9 +19,6 @@ from .fused_tiles import (
     store_state,
     store_tile,
 )
-
-ROWS = tl.constexpr(16)
-"""Tokens to which sums are folded in a loop, before the last sum after it."""
 
 
 @triton.jit
@@ -42,7 +40,7 @@ def norms(x, scales, stats_ptr, sample, tokens, n, valid, MAP: tl.constexpr, STA
     return lift, factor
 
 
-@triton.jit(do_not_specialize=["tokens", "heads"])
+@triton.jit(do_not_specialize=["tokens", "heads", "each"])
 def measure(
     x_ptr,
     parameter_ptr,
@@ -50,6 +48,7 @@ def measure(
     strides,
     tokens,
     heads,
+    each,
     BLOCK: tl.constexpr,
     GROUPS: tl.constexpr,
     GROUP: tl.constexpr,
@@ -58,23 +57,31 @@ def measure(
     HAS_PARAMETER: tl.constexpr,
     POWER: tl.constexpr,
     WIDE: tl.constexpr,
+    STAGES: tl.constexpr,
 ):
-    """`norms` of the tokens of block program_id(0) of sample program_id(1), as [B, tokens, 2]."""
+    """`norms` of `each` tokens from program_id(0) * each on, of sample program_id(1), as [B, tokens, 2]."""
     sample = tl.program_id(1)
-    n = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    valid = n < tokens
-    square = tl.zeros([BLOCK], tl.float32)
-    steep = tl.zeros([BLOCK], tl.float32)
-    for group in tl.static_range(GROUPS):
-        x = load_tile(x_ptr, strides, sample, n, valid, group, heads, GROUP, D, WIDTH, WIDE).to(tl.float32)
-        scales = head_scales(parameter_ptr, group, heads, GROUP, D, WIDTH, HAS_PARAMETER)
-        more, bent = lengths(positive(x, scales), POWER)
-        total = square + more
-        steep = steep * raised(square / total, POWER) + bent * raised(more / total, POWER)
-        square = total
-    at = stats_ptr + 2 * (sample.to(tl.int64) * tokens + n)
-    tl.store(at, 1 / tl.sqrt(square), mask=valid)
-    tl.store(at + 1, tl.sqrt(square / steep), mask=valid)
+    scales = head_scales(parameter_ptr, 0, heads, GROUP, D, WIDTH, HAS_PARAMETER)
+    first = tl.program_id(0) * each
+    last = tl.minimum(first + each, tokens)
+    for start in tl.range(first, last, BLOCK, num_stages=STAGES):
+        n = start + tl.arange(0, BLOCK)
+        valid = n < last
+        square = tl.zeros([BLOCK], tl.float32)
+        steep = tl.zeros([BLOCK], tl.float32)
+        for group in tl.static_range(GROUPS):
+            x = load_row(x_ptr, strides, sample, n, valid, group, heads, GROUP, D, WIDTH, WIDE).to(tl.float32)
+            if GROUPS > 1:
+                of_group = head_scales(parameter_ptr, group, heads, GROUP, D, WIDTH, HAS_PARAMETER)
+            else:
+                of_group = scales
+            more, bent = lengths(positive(x, of_group), POWER)
+            total = square + more
+            steep = steep * raised(square / total, POWER) + bent * raised(more / total, POWER)
+            square = total
+        at = stats_ptr + 2 * (sample.to(tl.int64) * tokens + n)
+        tl.store(at, 1 / tl.sqrt(square), mask=valid)
+        tl.store(at + 1, tl.sqrt(square / steep), mask=valid)
 
 
 @triton.jit(do_not_specialize=["tokens", "heads", "each"])
@@ -114,8 +121,8 @@ def reduce(
     sample = tl.program_id(2)
     scales = head_scales(parameter_ptr, group, heads, GROUP, D, WIDTH, HAS_PARAMETER)
     pairs = tl.zeros([GROUP * WIDTH, GROUP * VALUE_WIDTH], tl.float32)
-    keys = tl.zeros([ROWS, GROUP, WIDTH], tl.float32)
-    values = tl.zeros([ROWS, GROUP, VALUE_WIDTH], tl.float32)
+    keys = tl.zeros([BLOCK, GROUP, WIDTH], tl.float32)
+    values = tl.zeros([BLOCK, GROUP, VALUE_WIDTH], tl.float32)
     first = tl.program_id(1) * each
     last = tl.minimum(first + each, tokens)
     for start in range(first, last, BLOCK):
@@ -130,9 +137,9 @@ def reduce(
             psi = psi * tl.load(at, mask=known, other=0.0).to(tl.float32)[:, :, None]
         elif MAP != "focused":
             psi = tl.where(valid[:, None, None], psi, 0.0)
-        keys += folded(psi, ROWS)
+        keys += psi
         if SHIFT:
-            values += folded(value.to(tl.float32), ROWS)
+            values += value.to(tl.float32)
         psi = turned(psi, rotary_ptr, n, valid, tokens, False, D, WIDTH, ROTARY)
         pairs += pairs_product(psi, value, PRODUCT)
     slot = tl.program_id(1) * tl.num_programs(2) + sample

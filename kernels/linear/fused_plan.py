@@ -108,11 +108,13 @@ class Measure:
         block, channels = MEASURED
         group = max(1, min(triton.next_power_of_2(call.heads), channels // call.sizes["WIDTH"]))
         described = call.map(of_keys)
+        splits, each = split(tokens, block, call.batch, PROGRAMS)
         self.kernel = BoundKernel(
             measure,
-            (-(-tokens // block), call.batch, 1),
-            (call.k if of_keys else call.q, tokens, call.heads),
+            (splits, call.batch, 1),
+            (call.k if of_keys else call.q, tokens, call.heads, each),
             {
+                "STAGES": 3,
                 "BLOCK": block,
                 "GROUPS": -(-call.heads // group),
                 "GROUP": group,
@@ -159,7 +161,7 @@ class ForwardPlan:
     def __init__(self, call: Call, out: Tensor):
         self.measures = [Measure(call, of_keys) for of_keys in (False, True)]
         self.settle = Settle(call, call.split(call.keys)[0])
-        self.reduce = call.kernel(reduce, True, (call.k, call.v), call.warps, HAS_WEIGHT=call.weighted)
+        self.reduce = call.kernel(reduce, True, (call.k, call.v), 8, HAS_WEIGHT=call.weighted)
         self.apply = call.kernel(apply, False, (call.q, _strides(out)), call.warps, NORMALIZER=call.form.normalizer)
 
     def __call__(self, tensors: Sequence[Tensor | None], out: Tensor) -> tuple[Tensor, Tensor, Tensor]:

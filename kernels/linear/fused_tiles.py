@@ -50,6 +50,30 @@ def load_tile(
 
 
 @triton.jit
+def load_row(
+    ptr,
+    strides,
+    sample,
+    n,
+    valid,
+    group,
+    heads,
+    GROUP: tl.constexpr,
+    D: tl.constexpr,
+    WIDTH: tl.constexpr,
+    WIDE: tl.constexpr,
+):
+    """What `load_tile` gives, but a thread holds few channels of several tokens, however many heads there are."""
+    c = tl.arange(0, GROUP * WIDTH)
+    head = group * GROUP + c // WIDTH
+    rows = (n.to(tl.int64) if WIDE else n) * strides[1]
+    columns = (head.to(tl.int64) if WIDE else head) * strides[2] + c % WIDTH
+    at = ptr + sample.to(tl.int64) * strides[0] + rows[:, None] + columns[None, :]
+    known = valid[:, None] & ((head < heads) & (c % WIDTH < D))[None, :]
+    return tl.reshape(tl.load(at, mask=known, other=0.0), (n.shape[0], GROUP, WIDTH))
+
+
+@triton.jit
 def store_tile(
     ptr,
     strides,
@@ -89,12 +113,6 @@ def pairs_product(x, y, PRODUCT: tl.constexpr):
     rows = tl.reshape(x, (x.shape[0], x.shape[1] * x.shape[2]))
     columns = tl.reshape(y, (y.shape[0], y.shape[1] * y.shape[2]))
     return product(tl.trans(rows), columns, PRODUCT)
-
-
-@triton.jit
-def folded(x, ROWS: tl.constexpr):
-    """Sum over tokens to ROWS of them, which threads can do without one another."""
-    return tl.sum(tl.reshape(x, (x.shape[0] // ROWS, ROWS, x.shape[1], x.shape[2])), 0)
 
 
 @triton.jit
