@@ -8,7 +8,8 @@ from timm.layers import to_2tuple, trunc_normal_
 from torch import Tensor, nn
 
 from ..kernels.agent import agent_attention
-from .attention_core import AttentionCore, Layout, add_map, as_map
+from .attention_core import AttentionCore, Layout, add_map, as_map, resample
+from .depthwise import DepthwiseConv2d
 from .position import pool_map, resize_map
 
 _LOCAL_TABLE = 7
@@ -69,7 +70,7 @@ class AgentCore(AttentionCore):
             shapes["ca_bias"] = (1, num_heads, num_prefix_tokens, agent_num)
         for name, shape in shapes.items():
             self.register_parameter(name, nn.Parameter(trunc_normal_(torch.empty(shape), std=0.02)))
-        self.dwc = nn.Conv2d(dim, dim, 3, padding=1, groups=dim) if local else None
+        self.dwc = DepthwiseConv2d(dim) if local else None
 
     def resized(self, name: str, table: Tensor) -> Tensor:
         own = getattr(self, name, None)
@@ -119,7 +120,7 @@ class AgentCore(AttentionCore):
             return out
         values = as_map(v[:, prefixed:], key_grid)
         if layout.reduced:
-            values = resize_map(values, grid)
+            values = resample(values, grid)
         return add_map(out, self.dwc(values), prefixed)
 
     def extra_repr(self) -> str:

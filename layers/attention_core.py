@@ -6,6 +6,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from .position import resize_map
+
 
 class Layout(NamedTuple):
     """Where tokens lie: the sizes (H, W) of the map of queries and of that of keys, and the tokens before them.
@@ -88,13 +90,18 @@ class AttentionCore(nn.Module):
 
 
 def as_map(tokens: Tensor, grid: tuple[int, int]) -> Tensor:
-    """View the tokens of a map, [B, H * W, C], as an NCHW map in channels_last memory."""
-    return tokens.unflatten(1, grid).permute(0, 3, 1, 2)
+    """View the tokens of a map, [B, H * W, C], as [B, H, W, C]."""
+    return tokens.unflatten(1, grid)
+
+
+def resample(values: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resample a map [B, H, W, C] to [B, *size, C]."""
+    return resize_map(values.permute(0, 3, 1, 2), size).permute(0, 2, 3, 1)
 
 
 def add_map(tokens: Tensor, local: Tensor, num_prefix_tokens: int) -> Tensor:
-    """Add an NCHW map to the tokens behind the prefix; in inference mode, in the memory of these tokens."""
-    local = local.permute(0, 2, 3, 1).flatten(1, 2)
+    """Add a map [B, H, W, C] to the tokens behind the prefix; in inference mode, in the memory of these tokens."""
+    local = local.flatten(1, 2)
     if not torch.compiler.is_compiling() and torch.is_inference_mode_enabled():
         tokens[:, num_prefix_tokens:] += local
         return tokens

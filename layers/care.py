@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..kernels.linear import linear_attention
+from .depthwise import DepthwiseConv2d
 from .mixers import register_mixer
 from .norm import BatchNorm
 
@@ -25,11 +26,11 @@ class Interaction(nn.Module):
         hidden_dim = ratio * dim
         self.norm = BatchNorm(dim)
         self.fc1 = nn.Linear(dim, hidden_dim)
-        self.dwconv = nn.Conv2d(hidden_dim, hidden_dim, 3, padding=1, groups=hidden_dim)
+        self.dwconv = DepthwiseConv2d(hidden_dim)
         self.fc2 = nn.Linear(hidden_dim, dim) if project else None
 
     def forward(self, x: Tensor) -> Tensor:
-        out = _convolve(F.gelu(self.fc1(self.norm(x))), self.dwconv)
+        out = self.dwconv(F.gelu(self.fc1(self.norm(x))))
         return out if self.fc2 is None else x + self.fc2(out)
 
 
@@ -64,17 +65,17 @@ class CAREMixer(nn.Module):
         group = dim // 4
         self.num_heads = num_heads
         if num_heads is None:
-            self.strips = nn.ModuleList((_depthwise(group, (11, 1)), _depthwise(group, (1, 11))))
+            self.strips = nn.ModuleList((DepthwiseConv2d(group, (11, 1)), DepthwiseConv2d(group, (1, 11))))
         else:
             self.qk = nn.Linear(group, 2 * group)
-        self.local = nn.ModuleList((_depthwise(group, (3, 3)), _depthwise(group, (7, 7))))
+        self.local = nn.ModuleList((DepthwiseConv2d(group, 3), DepthwiseConv2d(group, 7)))
         self.inner = Interaction(3 * group, ratios[0])
         self.outer = Interaction(dim, ratios[1], project)
 
     def forward(self, x: Tensor) -> Tensor:
         memory, far, near, middle = x.chunk(4, -1)
-        far = self._attend(far) if self.num_heads else _convolve(far, self.strips[0]) + _convolve(far, self.strips[1])
-        features = torch.cat((far, _convolve(near, self.local[0]), _convolve(middle, self.local[1])), -1)
+        far = self._attend(far) if self.num_heads else self.strips[0](far) + self.strips[1](far)
+        features = torch.cat((far, self.local[0](near), self.local[1](middle)), -1)
         return self.outer(torch.cat((memory.to(features.dtype), self.inner(features)), -1))
 
     def _attend(self, x: Tensor) -> Tensor:
@@ -84,11 +85,3 @@ class CAREMixer(nn.Module):
 
     def extra_repr(self) -> str:
         return f"num_heads={self.num_heads}"
-
-
-def _depthwise(dim: int, kernel_size: tuple[int, int]) -> nn.Conv2d:
-    return nn.Conv2d(dim, dim, kernel_size, padding=(kernel_size[0] // 2, kernel_size[1] // 2), groups=dim)
-
-
-def _convolve(x: Tensor, conv: nn.Conv2d) -> Tensor:
-    return conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)

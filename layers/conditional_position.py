@@ -2,6 +2,8 @@
 
 from torch import Tensor, nn
 
+from .depthwise import DepthwiseConv2d
+
 
 class ConditionalPosition(nn.Module):
     """Add a 3x3 depthwise convolution to a channels-last map, [B, H, W, C] -> [B, H, W, C].
@@ -11,7 +13,7 @@ class ConditionalPosition(nn.Module):
 
     def __init__(self, dim: int):
         super().__init__()
-        self.conv = nn.Conv2d(dim, dim, 3, padding=1, groups=dim)
+        self.conv = DepthwiseConv2d(dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        return x + self.conv(x)

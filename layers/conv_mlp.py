@@ -3,6 +3,8 @@
 from timm.layers import to_2tuple
 from torch import Tensor, nn
 
+from .depthwise import DepthwiseConv2d
+
 
 class ConvMLP(nn.Module):
     """Linear, depthwise convolution, GELU, linear over a channels-last map, [B, H, W, C] -> [B, H, W, C].
@@ -20,15 +22,14 @@ class ConvMLP(nn.Module):
         super().__init__()
         drop1, drop2 = to_2tuple(drop)
         self.fc1 = nn.Linear(dim, hidden_dim)
-        self.dwconv = nn.Conv2d(hidden_dim, hidden_dim, kernel_size, padding=kernel_size // 2, groups=hidden_dim)
+        self.dwconv = DepthwiseConv2d(hidden_dim, kernel_size)
         self.act = nn.GELU()
         self.drop1 = nn.Dropout(drop1)
         self.fc2 = nn.Linear(hidden_dim, dim)
         self.drop2 = nn.Dropout(drop2)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.dwconv(self.fc1(x).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-        return self.drop2(self.fc2(self.drop1(self.act(x))))
+        return self.drop2(self.fc2(self.drop1(self.act(self.dwconv(self.fc1(x))))))
 
 
 class ResidualConvMLP(nn.Module):
@@ -44,9 +45,9 @@ class ResidualConvMLP(nn.Module):
         super().__init__()
         self.fc1 = nn.Linear(dim, hidden_dim)
         self.act = nn.GELU()
-        self.dwconv = nn.Conv2d(hidden_dim, hidden_dim, 3, padding=1, groups=hidden_dim)
+        self.dwconv = DepthwiseConv2d(hidden_dim)
         self.fc2 = nn.Linear(hidden_dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.act(self.fc1(x))
-        return self.fc2(x + self.dwconv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
+        return self.fc2(x + self.dwconv(x))

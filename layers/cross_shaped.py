@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from ..kernels.window import window_attention
 from .attention_core import AttentionCore
+from .depthwise import DepthwiseConv2d
 from .mixers import register_mixer
 from .qkv import build_core, project
 from .softmax import SoftmaxCore
@@ -98,7 +99,7 @@ class StripeAttention(nn.Module):
         self.core = core
         self.axis = axis
         self.stripe = stripe
-        self.lepe = nn.Conv2d(core.dim, core.dim, 3, padding=1, groups=core.dim)
+        self.lepe = DepthwiseConv2d(core.dim)
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, mean: Tensor | None = None) -> Tensor:
         if self.axis is None:
@@ -116,7 +117,7 @@ class StripeAttention(nn.Module):
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, mean: Tensor | None, window: tuple[int, int]) -> Tensor:
         """Attend inside windows that divide the map."""
         values = _cut(v, window)
-        local = self.lepe(values.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        local = self.lepe(values)
         if isinstance(self.core, SoftmaxCore) and self.axis is not None:
             out = window_attention(*(self.core.split(x) for x in (q, k, v)), window).flatten(-2)
             return out + _join(local, out)

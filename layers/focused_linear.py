@@ -7,8 +7,10 @@ import torch.nn.functional as F
 from timm.layers import to_2tuple
 from torch import Tensor, nn
 
+from ..kernels.depthwise import depthwise_conv2d
 from ..kernels.linear import linear_attention
 from .attention_core import AttentionCore, Layout, add_map, as_map
+from .depthwise import DepthwiseConv2d
 from .position import resize_codes
 
 
@@ -44,7 +46,7 @@ class FocusedLinearCore(AttentionCore):
         head_dim = dim // num_heads
         self.scale = nn.Parameter(torch.zeros(1, 1, dim))
         self.positional_encoding = nn.Parameter(torch.zeros(*to_2tuple(grid if key_grid is None else key_grid), dim))
-        self.dwc = nn.Conv2d(head_dim, head_dim, kernel_size, padding=kernel_size // 2, groups=head_dim)
+        self.dwc = DepthwiseConv2d(head_dim, kernel_size)
 
     def set_grid(self, grid: tuple[int, int], key_grid: tuple[int, int] | None = None) -> None:
         with torch.no_grad():
@@ -80,11 +82,6 @@ class FocusedLinearCore(AttentionCore):
         values = v[:, prefixed:]
         if layout.reduced:
             values = F.interpolate(values.mT, size=grid[0] * grid[1], mode="linear", align_corners=False).mT
-        local = F.conv2d(
-            as_map(values, grid),
-            self.dwc.weight.repeat(self.num_heads, 1, 1, 1),
-            self.dwc.bias.repeat(self.num_heads),
-            padding=self.dwc.padding,
-            groups=self.dim,
-        )
+        weight, bias = self.dwc.weight.repeat(self.num_heads, 1, 1, 1), self.dwc.bias.repeat(self.num_heads)
+        local = depthwise_conv2d(as_map(values, grid), weight, bias)
         return add_map(out, local, prefixed)

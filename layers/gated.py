@@ -5,6 +5,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from .attention_core import AttentionCore, add_map, as_map
+from .depthwise import DepthwiseConv2d
 from .qkv import build_core, project
 
 GATES = {"linear": nn.Identity, "silu": nn.SiLU}
@@ -48,7 +49,7 @@ class GatedMixer(nn.Module):
         self.core = core
         self.local = None
         if kernel_size is not None:
-            self.local = nn.Conv2d(dim, dim, kernel_size, padding=kernel_size // 2, groups=dim)
+            self.local = DepthwiseConv2d(dim, kernel_size)
         self.norm = nn.LayerNorm(dim) if normed else nn.Identity()
         self.act = GATES[gate]()
         self.value_act = GATES[gate]() if value_act else nn.Identity()

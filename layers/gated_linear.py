@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from ..kernels.gated_linear import gated_linear_attention
 from ..kernels.precision import widen
+from .depthwise import DepthwiseConv2d
 from .mixers import register_mixer
 from .norm import RMSNorm
 
@@ -52,7 +53,7 @@ class GatedLinearAttention(nn.Module):
         norm = partial(RMSNorm, dim // num_heads, eps=1e-6)
         self.num_heads = num_heads
         self.halve_in_eval = halve_in_eval
-        self.conv = nn.Conv2d(dim, dim, 3, padding=1, groups=dim, bias=False)
+        self.conv = DepthwiseConv2d(dim, bias=False)
         self.conv_act = nn.SiLU() if conv_act else nn.Identity()
         self.qkv = nn.Linear(dim, 2 * dim, bias=False)
         self.memory = nn.Sequential(nn.Linear(dim, gate_rank, bias=False), nn.Linear(gate_rank, dim))
@@ -63,7 +64,7 @@ class GatedLinearAttention(nn.Module):
         self.proj = nn.Linear(dim, dim, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        local = self.conv_act(self.conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
+        local = self.conv_act(self.conv(x))
         dim = x.shape[-1]
         q, k, v = map(self._split, self.qkv(local).split((dim // 2, dim // 2, dim), -1))
         gates = map(self._split, (F.logsigmoid(widen(self.memory(local))) / NORMALIZER).chunk(2, -1))

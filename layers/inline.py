@@ -5,8 +5,7 @@ from torch import Tensor, nn
 from ..kernels.dynamic_depthwise import dynamic_depthwise_conv2d
 from ..kernels.linear import linear_attention
 from ..kernels.linear.feature_maps import FEATURE_MAPS
-from .attention_core import AttentionCore, Layout, add_map, as_map
-from .position import resize_map
+from .attention_core import AttentionCore, Layout, add_map, as_map, resample
 
 
 class InLineCore(AttentionCore):
@@ -58,7 +57,7 @@ class InLineCore(AttentionCore):
         ).flatten(-2)
         values = as_map(v[:, prefixed:], key_grid)
         if layout.reduced:
-            values = resize_map(values, grid)
+            values = resample(values, grid)
         kernels = self.residual(mean.unsqueeze(-1)).reshape(-1, self.dim, 3, 3)
-        local = dynamic_depthwise_conv2d(values.permute(0, 2, 3, 1), kernels)
-        return add_map(out, local.permute(0, 3, 1, 2), prefixed)
+        local = dynamic_depthwise_conv2d(values, kernels)
+        return add_map(out, local, prefixed)

@@ -5,6 +5,8 @@ from collections.abc import Callable
 from timm.layers import DropPath
 from torch import Tensor, nn
 
+from .depthwise import DepthwiseConv2d
+
 
 class LocalConcentration(nn.Module):
     """Norm, then two depthwise convolutions with GELU and batch norm between, as a residual branch of a map.
@@ -29,13 +31,13 @@ class LocalConcentration(nn.Module):
     ):
         super().__init__()
         self.norm = norm(dim)
-        self.conv1 = nn.Conv2d(dim, dim, kernel_size, padding=kernel_size // 2, groups=dim)
+        self.conv1 = DepthwiseConv2d(dim, kernel_size)
         self.act = nn.GELU()
         self.bn = nn.BatchNorm2d(dim)
-        self.conv2 = nn.Conv2d(dim, dim, kernel_size, padding=kernel_size // 2, groups=dim)
+        self.conv2 = DepthwiseConv2d(dim, kernel_size)
         self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        local = self.norm(x).permute(0, 3, 1, 2)
-        local = self.conv2(self.bn(self.act(self.conv1(local))))
-        return x + self.drop_path(local.permute(0, 2, 3, 1))
+        local = self.act(self.conv1(self.norm(x)))
+        local = self.bn(local.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        return x + self.drop_path(self.conv2(local))

@@ -6,8 +6,10 @@ from timm.layers import to_2tuple
 from torch import Tensor, nn
 
 from ..kernels import autocast
+from ..kernels.depthwise import depthwise_conv2d
 from ..kernels.newton import newton_inverse, newton_inverse_together
 from ..kernels.precision import widen
+from .depthwise import DepthwiseConv2d
 from .mixers import register_mixer
 
 
@@ -67,9 +69,7 @@ class SoftmaxFreeAttention(nn.Module):
         self.norm = nn.LayerNorm(head_dim)
         self.local = None
         if kernel_size is not None:
-            self.local = nn.Conv2d(
-                num_heads, num_heads, kernel_size, padding=kernel_size // 2, groups=num_heads, bias=False
-            )
+            self.local = DepthwiseConv2d(num_heads, kernel_size, bias=False)
         self.proj = nn.Linear(dim, dim)
         self.proj_drop = nn.Dropout(proj_drop)
 
@@ -83,8 +83,7 @@ class SoftmaxFreeAttention(nn.Module):
         out = out.transpose(1, 2).flatten(-2).view(x.shape).to(v.dtype)
         if self.local is not None:
             weight = self.local.weight.repeat_interleave(values.shape[-1], 0).to(v.dtype)
-            local = F.conv2d(v.permute(0, 3, 1, 2), weight, padding=self.local.padding, groups=len(weight))
-            out = out + local.permute(0, 2, 3, 1)
+            out = out + depthwise_conv2d(v, weight)
         return self.proj_drop(self.proj(out))
 
     def _landmarks(self, q: Tensor) -> Tensor:

@@ -97,7 +97,7 @@ def test_stripes_are_maps_of_their_own(core, size):
         for maps in zip(*(part.split(3, along) for part in (q, k, v)), strict=True):
             grid = maps[0].shape[1:3]
             out = branch.core(*(part.flatten(1, 2) for part in maps), grid, mean=mean).unflatten(1, grid)
-            parts.append(out + branch.lepe(maps[2].permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
+            parts.append(out + branch.lepe(maps[2]))
         halves.append(torch.cat(parts, along))
     assert distance(mixer(x), mixer.proj(torch.cat(halves, -1))) < 1e-12
 
