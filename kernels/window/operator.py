@@ -10,7 +10,7 @@ from torch.utils.flop_counter import register_flop_formula
 from ..autograd import differentiable, differentiable_once, fold_into_batch
 from ..dispatch import Operator
 
-OPERATOR = Operator(__package__, ("reference", "fused"))
+OPERATOR = Operator(__package__, ("fused", "reference"))
 
 
 @torch.library.custom_op("saccade::window_attention", mutates_args=())

@@ -111,8 +111,9 @@ def test_flops_are_counted():
 def test_explain():
     q = torch.zeros(1, 4, 2, 4)
     told = saccade.explain(agent_attention, q, q, q, q[:, :2]).splitlines()
-    assert told[0] == "-> forward  blocked   runs"
-    assert told[3:5] == ["   backward blocked   it has no gradient of its own", "-> backward reference runs"]
+    assert told[1] == "-> forward  blocked   runs"
+    assert told[4:] == ["   backward blocked   it has no gradient of its own", "-> backward reference runs"]
+    assert all(line[3:].split()[1] == "fused" for line in (told[0], told[3]))
 
 
 GOOD = torch.zeros(2, 6, 2, 4)

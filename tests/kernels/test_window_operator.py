@@ -153,7 +153,9 @@ def test_flops_are_counted():
 
 
 def test_explain():
-    assert saccade.explain(window_attention, GOOD, GOOD, GOOD, 3).startswith("-> forward  reference runs")
+    told = saccade.explain(window_attention, GOOD, GOOD, GOOD, 3).splitlines()
+    assert told[0].startswith("   forward  fused")
+    assert told[1] == "-> forward  reference runs"
 
 
 def test_window_of_one_token_returns_the_values():
