@@ -23,20 +23,22 @@ from .fused_tiles import (
 
 @triton.jit
 def norms(x, scales, stats_ptr, sample, tokens, n, valid, MAP: tl.constexpr, STATS: tl.constexpr, POWER: tl.constexpr):
-    """`lift` and `factor` of the focused map's `features`, from a tile of all heads or, with STATS, as `measure` left
-    them; ones for other maps.
+    """`lift` and `factor` of the focused map's `features`, read from `stats_ptr` [B, tokens, 2] with STATS, else taken
+    from a tile of all heads and left there; ones for other maps.
     """
     lift = tl.full(n.shape, 1.0, tl.float32)
     factor = lift
     if MAP == "focused":
+        at = stats_ptr + 2 * (sample.to(tl.int64) * tokens + n)
         if STATS:
-            at = stats_ptr + 2 * (sample.to(tl.int64) * tokens + n)
             lift = tl.load(at, mask=valid, other=1.0)
             factor = tl.load(at + 1, mask=valid, other=1.0)
         else:
             square, steep = lengths(positive(x, scales), POWER)
             lift = 1 / tl.sqrt(square)
             factor = tl.sqrt(square / steep)
+            tl.store(at, lift, mask=valid)
+            tl.store(at + 1, factor, mask=valid)
     return lift, factor
 
 

@@ -72,13 +72,17 @@ class Call:
             "ROTARY": self.rotaries[of_keys],
         }
 
+    def focused(self, of_keys: bool) -> bool:
+        """Return whether tokens have norms over all heads."""
+        return (self.form.key_map if of_keys else self.form.query_map) == "focused"
+
     def measured(self, of_keys: bool) -> bool:
-        """Return whether tokens are measured by a kernel of its own, as a tile holds too few heads."""
-        return (self.form.key_map if of_keys else self.form.query_map) == "focused" and not self.together
+        """Return whether a kernel of its own takes those norms, as a tile holds too few heads."""
+        return self.focused(of_keys) and not self.together
 
     def stats(self, of_keys: bool) -> tuple[int, ...]:
-        """Return the shape of what `measure` makes."""
-        return (self.batch, self.keys if of_keys else self.queries, 2) if self.measured(of_keys) else (0,)
+        """Return the shape of the norms."""
+        return (self.batch, self.keys if of_keys else self.queries, 2) if self.focused(of_keys) else (0,)
 
     def kernel(self, kernel, of_keys: bool, arguments: Sequence, warps: int, **constants) -> BoundKernel:
         """Return a kernel whose programs each take a run of tokens of a group of heads."""
@@ -100,7 +104,7 @@ class Call:
 
 
 class Measure:
-    """Norms of all tokens under the focused map, where a tile holds too few heads."""
+    """Norms of all tokens under the focused map, or memory for them where a tile holds all heads."""
 
     def __init__(self, call: Call, of_keys: bool):
         self.shape, self.needed = call.stats(of_keys), call.measured(of_keys)
@@ -183,7 +187,9 @@ class BackwardPlan:
 
     def __init__(self, call: Call, dout: Tensor, dq: Tensor, dk: Tensor, dv: Tensor):
         self.settle = Settle(call, call.split(call.queries)[0])
-        self.along = [(*call.stats(of_keys)[:2], call.groups) for of_keys in (False, True)]
+        self.along = [
+            (*call.stats(of_keys)[:2], call.groups) if call.measured(of_keys) else (0,) for of_keys in (False, True)
+        ]
         self.dparameters = [
             (call.split(tokens)[0], call.batch, call.heads, call.dim) if has else None
             for tokens, has in zip((call.queries, call.keys), call.parameters, strict=True)
@@ -191,7 +197,7 @@ class BackwardPlan:
         groups = {"GROUPS": triton.next_power_of_2(call.groups)}
         self.queries, self.keys = (
             [
-                call.kernel(kernel, of_keys, arguments, 8, PART=part, **groups, **constants)
+                call.kernel(kernel, of_keys, arguments, 8, PART=part, STATS=True, **groups, **constants)
                 for part in (("sums", "tokens") if call.measured(of_keys) else ("both",))
             ]
             for kernel, of_keys, arguments, constants in (
@@ -224,9 +230,7 @@ class BackwardPlan:
         dquery, dkey = (
             None if shape is None else empty(shape, dtype=float32, device=q.device) for shape in self.dparameters
         )
-        along_queries, along_keys = (
-            empty(shape if len(shape) == 3 else 0, dtype=float32, device=q.device) for shape in self.along
-        )
+        along_queries, along_keys = (empty(shape, dtype=float32, device=q.device) for shape in self.along)
         partial = self.settle.scratch(q)
         for kernel in self.queries:
             kernel(q, query_parameter, query_rotary, query_stats, state, dout, dq, partial, along_queries, dquery)
