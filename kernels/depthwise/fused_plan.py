@@ -67,7 +67,10 @@ class Strips:
     def __init__(self, shape: Sequence[int], kernel: tuple[int, int], dilation: Sequence[int], *maps: Tensor):
         batch, height, width, channels = shape
         places = -(-width // dilation[1])
-        columns = _even_parts(places, 5 if kernel[0] * kernel[1] > 25 else 7)
+        taps = kernel[0] * kernel[1]
+        # Up to 25 taps leave 12 warps a multiprocessor with 5 columns, 8 with 7, which pays where padding is left out.
+        columns = _even_parts(places, 7 if taps <= 9 or (taps <= 25 and places <= 7) else 5)
+        self.programs = PROGRAMS * 3 // 2 if taps <= 25 else PROGRAMS
         lanes = max(32, min(64, triton.next_power_of_2(channels)))
         self.blocks = -(-channels // lanes)
         across = batch * dilation[0] * dilation[1] * -(-places // columns)
@@ -87,11 +90,20 @@ class Strips:
 
         def turns(parts: int) -> int:
             rows = -(-longest // parts) + (halo if parts > 1 else 0)
-            return -(-across * self.blocks * parts // PROGRAMS) * rows
+            return -(-across * self.blocks * parts // self.programs) * rows
 
         most = max(1, longest // max(1, 2 * halo))
         rows = -(-longest // min(range(1, most + 1), key=turns))
         return rows, across * -(-longest // rows)
+
+    def each(self) -> int:
+        """Return how many strips a program of `correlate_strips` takes, for the fewest in turn."""
+        least = max(1, self.count * self.blocks // PROGRAMS)
+
+        def turns(each: int) -> int:
+            return -(-(-(-self.count // each) * self.blocks) // PROGRAMS) * each
+
+        return min(least, least + 1, key=turns)
 
 
 class Convolve:
@@ -148,7 +160,7 @@ class Correlate:
             )
         else:
             strips = call.strips
-            each = -(-strips.count // max(1, PROGRAMS // strips.blocks))
+            each = strips.each()
             programs = -(-strips.count // each)
             self.kernel = BoundKernel(
                 correlate_strips,
