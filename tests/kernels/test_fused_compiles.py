@@ -101,6 +101,15 @@ for agents, width, dtype in (9, 32, torch.bfloat16), (49, 64, torch.bfloat16), (
     out, *saved = fused.forward(*call, 0.2)
     fused.backward(out, *call, *saved, 0.2)
 """,
+    "depthwise": """
+from saccade.kernels.depthwise import fused
+
+x = empty(2, 14, 14, 96)
+for kernel, dilation in (3, 2), (13, 1):
+    weight = empty(96, 1, kernel, kernel)
+    fused.forward(x, weight, None, (dilation, dilation))
+    fused.backward(x, x, weight, None, (dilation, dilation))
+""",
     "large_kernel": """
 from saccade.kernels.large_kernel import fused
 from saccade.kernels.large_kernel.parameters import Parameters
@@ -139,10 +148,19 @@ KERNELS = {
     },
     "linear": {"apply", "differentiate_keys", "differentiate_queries", "measure", "reduce", "settle"},
     "agent": {"differentiate_keys", "differentiate_queries", "gather", "merge", "read"},
-    "large_kernel": {"convolve", "correlate", "differentiate_weight", "project"},
+    "depthwise": {"arrange", "convolve", "convolve_strips", "correlate", "correlate_strips", "settle"},
+    "large_kernel": {
+        "arrange",
+        "convolve_strips",
+        "correlate_strips",
+        "differentiate_weight",
+        "project",
+        "settle",
+    },
     "focal": {
-        "convolve",
-        "correlate",
+        "arrange",
+        "convolve_strips",
+        "correlate_strips",
         "differentiate_gates",
         "differentiate_last",
         "differentiate_level",
@@ -150,6 +168,7 @@ KERNELS = {
         "focus",
         "modulate",
         "project",
+        "settle",
     },
 }
 
