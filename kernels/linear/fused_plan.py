@@ -60,7 +60,9 @@ class Call:
         }
         channels = self.group * max(widths)
         self.block = 32 if product == "ieee" else 64
-        self.warps = 4 if channels <= 64 else 8
+        self.warps = 4 if channels <= CHANNELS else 8
+        # Two programs of the gradient fit a multiprocessor; tiles of more channels need the registers.
+        self.registers = 128 if channels <= CHANNELS and product != "ieee" else None
 
     def map(self, of_keys: bool) -> dict:
         """Return the compile-time description of the map of queries or of keys."""
@@ -84,7 +86,9 @@ class Call:
         """Return the shape of the norms."""
         return (self.batch, self.keys if of_keys else self.queries, 2) if self.focused(of_keys) else (0,)
 
-    def kernel(self, kernel, of_keys: bool, arguments: Sequence, warps: int, **constants) -> BoundKernel:
+    def kernel(
+        self, kernel, of_keys: bool, arguments: Sequence, warps: int, registers: int | None = None, **constants
+    ) -> BoundKernel:
         """Return a kernel whose programs each take a run of tokens of a group of heads."""
         tokens = self.keys if of_keys else self.queries
         splits, each = self.split(tokens)
@@ -96,6 +100,7 @@ class Call:
             {"BLOCK": self.block, **self.map(of_keys), **self.sizes, **constants},
             num_warps=warps,
             num_stages=2,
+            maxnreg=registers,
         )
 
     def split(self, tokens: int) -> tuple[int, int]:
@@ -197,7 +202,7 @@ class BackwardPlan:
         groups = {"GROUPS": triton.next_power_of_2(call.groups)}
         self.queries, self.keys = (
             [
-                call.kernel(kernel, of_keys, arguments, 8, PART=part, STATS=True, **groups, **constants)
+                call.kernel(kernel, of_keys, arguments, 8, call.registers, PART=part, STATS=True, **groups, **constants)
                 for part in (("sums", "tokens") if call.measured(of_keys) else ("both",))
             ]
             for kernel, of_keys, arguments, constants in (
