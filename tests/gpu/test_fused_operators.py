@@ -47,8 +47,8 @@ def linear(*arguments, **options):
     return lambda **tensors: (case.ours(**tensors),), tensors
 
 
-def agent(*arguments):
-    case = agent_cases.Case(*arguments, dim=32, value_dim=32)
+def agent(*arguments, dim=32):
+    case = agent_cases.Case(*arguments, dim=dim, value_dim=dim)
     tensors = {name: x.detach() for name, x in case.tensors().items()}
     return lambda **tensors: (case.ours(**tensors),), tensors
 
@@ -72,6 +72,9 @@ CALLS = {
     "rala": lambda: linear((28, 28), (28, 28), "elu_plus_one", "elu_plus_one", "divide", weight=True, rotary=True),
     "mala": lambda: linear((30, 30), (30, 30), "elu_plus_one", "elu_plus_one", "magnitude_aware", rotary=True),
     "agent": lambda: agent((30, 31), (30, 31), (7, 7)),
+    "agent, whole vectors": lambda: agent((32, 36), (28, 32), (7, 7), dim=64),
+    "agent, few": lambda: agent((28, 28), (56, 56), (3, 3)),
+    "window 7x7, numbers as mask": lambda: window((7, 7), (4, 5), mask="additive", heads=3),
 }
 TOLERANCE = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1e-2}
 
