@@ -171,6 +171,7 @@ CASES = {
         "both biases": agent((5, 7), (6, 9), (3, 3), heads=3),
         "odd widths": agent((10, 13), (10, 20), (2, 2), query_bias=False, dim=20, value_dim=9),
         "many agents": agent((7, 10), (3, 11), (7, 7), agent_bias=False, heads=1),
+        "whole vectors": agent((8, 12), (16, 7), (5, 5)),
         "no bias": agent((4, 5), (4, 5), (4, 4), agent_bias=False, query_bias=False, dim=8, value_dim=8),
     },
 }
