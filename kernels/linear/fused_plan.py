@@ -59,7 +59,7 @@ class Call:
             "SHIFT": form.normalizer in SHIFTING,
         }
         channels = self.group * max(widths)
-        self.block = 32 if product == "ieee" else 64
+        self.block = 32 if product == "ieee" or channels > CHANNELS else 64
         self.warps = 4 if channels <= CHANNELS else 8
         # Two programs of the gradient fit a multiprocessor; tiles of more channels need the registers.
         self.registers = 128 if channels <= CHANNELS and product != "ieee" else None

@@ -12,7 +12,7 @@ from ..dispatch import Operator
 from .feature_maps import width
 from .reference import Form
 
-OPERATOR = Operator(__package__, ("blocked", "reference", "fused"))
+OPERATOR = Operator(__package__, ("fused", "blocked", "reference"))
 TENSORS = 8
 SAVED = 3
 """Tensors that a backend may keep for the gradient, empty where it does not."""
