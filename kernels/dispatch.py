@@ -1,7 +1,7 @@
 """Choice of backend: which implementation of an operator serves a call.
 
-An operator lists its backends best first, and those not yet measured last; each is a module that says why it cannot
-serve a call, or None. `auto` takes the first that can. Nothing else in the package looks at devices.
+An operator lists its backends best first; each is a module that says why it cannot serve a call, or None. `auto` takes
+the first that can. Nothing else in the package looks at devices.
 """
 
 import importlib

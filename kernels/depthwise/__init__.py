@@ -17,8 +17,6 @@ def depthwise_conv2d(
 ) -> Tensor:
     """Convolve each channel of a channels-last map with its own kernel, zero-padded to keep the map.
 
-    Made for kernels that are large, dilated or both; torch's own convolution is the better one for small ones.
-
     Args:
         x: [B, H, W, C]; under autocast it is cast to the autocast dtype.
         weight: [C, 1, kh, kw] as torch.nn.Conv2d has it, of odd extents; in the dtype of x or float32.

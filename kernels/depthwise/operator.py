@@ -10,7 +10,7 @@ from torch.utils.flop_counter import register_flop_formula
 from ..autograd import differentiable, differentiable_once, fold_into_batch
 from ..dispatch import Operator
 
-OPERATOR = Operator(__package__, ("blocked", "reference", "fused"))
+OPERATOR = Operator(__package__, ("fused", "blocked", "reference"))
 
 
 @torch.library.custom_op("saccade::depthwise_conv2d", mutates_args=())

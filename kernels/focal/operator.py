@@ -11,7 +11,7 @@ from ..autograd import differentiable, differentiable_once, fold_into_batch
 from ..dispatch import Operator
 from .saved import Saved
 
-OPERATOR = Operator(__package__, ("blocked", "reference", "fused"))
+OPERATOR = Operator(__package__, ("fused", "blocked", "reference"))
 INPUTS = 4
 SAVED = len(Saved._fields)
 

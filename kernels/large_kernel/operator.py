@@ -12,7 +12,7 @@ from ..depthwise.operator import products
 from ..dispatch import Operator
 from .parameters import Parameters
 
-OPERATOR = Operator(__package__, ("blocked", "reference", "fused"))
+OPERATOR = Operator(__package__, ("fused", "blocked", "reference"))
 PARAMETERS = len(Parameters._fields)
 
 
