@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-PART = 128
+PART = 256
 """Tokens that are summed first, each such part by itself."""
 
 

@@ -69,9 +69,7 @@ class FocalModulation(nn.Module):
 
 
 def aligned_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Return a linear map; on a GPU with zeros after it, to rows of a multiple of 16 numbers.
-
-    Triton takes rows for aligned, and loads 16 bytes at a time, where their stride is a multiple of 16.
+    """Return a linear map; on a GPU with zeros after it, to rows that `aligned_width` says.
 
     Args:
         x: [..., C].
@@ -81,8 +79,18 @@ def aligned_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     Returns:
         [..., D], or on a GPU D rounded up.
     """
-    spare = -weight.shape[0] % 16 if x.is_cuda else 0
+    spare = aligned_width(weight.shape[0]) - weight.shape[0] if x.is_cuda else 0
     if not spare:
         return linear(x, weight, bias)
     bias = None if bias is None else F.pad(bias, (0, spare))
     return linear(x, F.pad(weight, (0, 0, 0, spare)), bias)
+
+
+def aligned_width(width: int) -> int:
+    """Return the width up to which a GPU fills rows.
+
+    Triton takes rows for aligned, and loads 16 bytes at a time, where their stride is a multiple of 16. Of 195 numbers
+    filled to 208 or 256, cuBLAS makes 401408 rows in 0.18 or 0.12 ms on an H200; of 771, 784 are the faster ones.
+    """
+    whole = -(-width // 256) * 256
+    return whole if whole <= 512 and 3 * whole <= 4 * width else -(-width // 16) * 16

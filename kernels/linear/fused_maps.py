@@ -19,7 +19,7 @@ def raised(x, POWER: tl.constexpr):
     elif POWER == 2:
         return x * x
     else:
-        return tl.where(x > 0, tl.exp2(tl.log2(tl.maximum(x, 1e-38)) * POWER), 0.0)
+        return tl.where(x > 0, tl.exp2(tl.log2(tl.maximum(x, SMALLEST)) * POWER), 0.0)
 
 
 @triton.jit
