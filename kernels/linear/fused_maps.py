@@ -10,6 +10,9 @@ import triton.language as tl
 from ..fused_rows import LOG2E
 from .fused_tiles import heads_of
 
+# The least normal float32; Triton would take a constant below it as float64.
+SMALLEST = tl.constexpr(2.0**-126)
+
 
 @triton.jit
 def raised(x, POWER: tl.constexpr):

@@ -76,12 +76,12 @@ from saccade.kernels.linear import fused
 from saccade.kernels.linear.reference import Form
 
 
-def run(name, heads, dtype, weighted=False, parameters=(), rotated=False):
+def run(name, heads, dtype, weighted=False, parameters=(), rotated=False, power=3.0):
     q, k, v = empty(2, 784, 3, heads, 32, dtype=dtype).unbind(-3)
     weight = empty(2, 784, heads, dtype=dtype) if weighted else None
     parameters = [empty(*shape, dtype=dtype) for shape in parameters] or [None, None]
     rotaries = [empty(2, 784, 32, dtype=torch.float32) if rotated else None] * 2
-    tensors, form = (q, k, v, weight, *parameters, *rotaries), Form(name, name, "divide", 1.0, True, 3.0, 1e-6)
+    tensors, form = (q, k, v, weight, *parameters, *rotaries), Form(name, name, "divide", 1.0, True, power, 1e-6)
     out, *saved = fused.forward(tensors, form)
     fused.backward(out, tensors, saved, [x is not None for x in tensors[:6]] + [False, False], form)
 
@@ -90,6 +90,7 @@ run("focused", 2, torch.bfloat16, parameters=[(2, 32)] * 2)
 run("elu_plus_one", 4, torch.bfloat16, weighted=True, rotated=True)
 for dtype in (torch.bfloat16, torch.float16, torch.float32):
     run("focused", 8, dtype)
+run("focused", 8, torch.bfloat16, power=2.5)
 """,
     "agent": """
 from saccade.kernels.agent import fused
