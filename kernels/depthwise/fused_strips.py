@@ -64,6 +64,68 @@ def load_line(
 
 
 @triton.jit
+def zeros(COUNT: tl.constexpr, CHANNELS: tl.constexpr):
+    """COUNT times zeros [CHANNELS], a tuple."""
+    sums = ()
+    for _ in tl.static_range(COUNT):
+        sums = sums + (tl.zeros([CHANNELS], tl.float32),)
+    return sums
+
+
+@triton.jit
+def load_taps(
+    weight_ptr,
+    c,
+    here,
+    channels,
+    FULL_KH: tl.constexpr,
+    FULL_KW: tl.constexpr,
+    KH: tl.constexpr,
+    KW: tl.constexpr,
+    EVEN: tl.constexpr,
+    FLIP: tl.constexpr,
+):
+    """The middle KH x KW of the taps [FULL_KH, FULL_KW, channels] in float32, a tuple; turned round with FLIP."""
+    taps = ()
+    for i in tl.static_range(KH):
+        for j in tl.static_range(KW):
+            tap_i = (FULL_KH - KH) // 2 + (KH - 1 - i if FLIP else i)
+            tap_j = (FULL_KW - KW) // 2 + (KW - 1 - j if FLIP else j)
+            tap = weight_ptr + (tap_i * FULL_KW + tap_j) * channels + c
+            if EVEN:
+                taps = taps + (tl.load(tap),)
+            else:
+                taps = taps + (tl.load(tap, mask=here, other=0.0),)
+    return taps
+
+
+@triton.jit
+def add_line(
+    acc,
+    line,
+    taps,
+    KH: tl.constexpr,
+    KW: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    LEFT: tl.constexpr,
+    WIDTH: tl.constexpr,
+):
+    """Sums of the KH rows of outputs that a row of inputs serves, the first first; `acc` has all but the last row's.
+
+    `line` lacks the LEFT columns of padding before its WIDTH places.
+    """
+    added = ()
+    for i in tl.static_range(KH - 1, -1, -1):
+        for q in tl.static_range(COLUMNS):
+            value = acc[(KH - 1 - i) * COLUMNS + q] if i else tl.zeros(line[0].shape, tl.float32)
+            for j in tl.static_range(KW):
+                if q + j >= LEFT and q + j < LEFT + WIDTH:
+                    value += line[q + j - LEFT] * taps[i * KW + j]
+            added = added + (value,)
+    return added
+
+
+@triton.jit
 def store_line(
     line,
     more_line,
@@ -137,37 +199,19 @@ def convolve_strips(
     )
     c = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
     here = c < channels
-    taps = ()
-    for i in tl.static_range(KH):
-        for j in tl.static_range(KW):
-            tap_i = (FULL_KH - KH) // 2 + (KH - 1 - i if FLIP else i)
-            tap_j = (FULL_KW - KW) // 2 + (KW - 1 - j if FLIP else j)
-            tap = weight_ptr + (tap_i * FULL_KW + tap_j) * channels + c
-            if EVEN:
-                taps = taps + (tl.load(tap),)
-            else:
-                taps = taps + (tl.load(tap, mask=here, other=0.0),)
+    taps = load_taps(weight_ptr, c, here, channels, FULL_KH, FULL_KW, KH, KW, EVEN, FLIP)
     bias = tl.load(bias_ptr + c, mask=here, other=0.0).to(tl.float32) if HAS_BIAS else None
     x_image = x_ptr + image * x_strides[0] + c
     out_image = out_ptr + image * out_strides[0] + c
     more_image = more_ptr + image * more_strides[0] + c if HAS_MORE else None
     start, end = input_rows(first, residue_y, height, step_y, rows, KH)
     # Sums of the rows of outputs that the next row of inputs serves too, the first first.
-    acc = ()
-    for _ in tl.static_range((KH - 1) * COLUMNS):
-        acc = acc + (tl.zeros([CHANNELS], tl.float32),)
+    acc = zeros((KH - 1) * COLUMNS, CHANNELS)
     for t in range(start, end):
         y = residue_y + (first + t - KH // 2) * step_y
         line = line_at(x_image, y, x_strides, WIDE)
         line = load_line(line, x_strides, residue_x, left + LEFT - KW // 2, width, step_x, here, WIDTH, EVEN, WIDE)
-        added = ()
-        for i in tl.static_range(KH - 1, -1, -1):
-            for q in tl.static_range(COLUMNS):
-                value = acc[(KH - 1 - i) * COLUMNS + q] if i else tl.zeros([CHANNELS], tl.float32)
-                for j in tl.static_range(KW):
-                    if q + j >= LEFT and q + j < LEFT + WIDTH:
-                        value += line[q + j - LEFT] * taps[i * KW + j]
-                added = added + (value,)
+        added = add_line(acc, line, taps, KH, KW, COLUMNS, LEFT, WIDTH)
         o = t - (KH - 1)
         y = residue_y + (first + o) * step_y
         store_line(
@@ -244,9 +288,7 @@ def correlate_strips(
     p = tl.program_id(0)
     c = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
     here = c < channels
-    acc = ()
-    for _ in tl.static_range(KH * KW):
-        acc = acc + (tl.zeros([CHANNELS], tl.float32),)
+    acc = zeros(KH * KW, CHANNELS)
     total = tl.zeros([CHANNELS], tl.float32)
     for strip in range(p * each, tl.minimum(p * each + each, strips)):
         image, residue_y, residue_x, first, left = strip_spot(strip, height, width, step_y, step_x, rows, COLUMNS)

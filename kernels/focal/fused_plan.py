@@ -1,6 +1,7 @@
 """From a kind of call to bound kernels: tiles of the map, blocks of tokens, and the launches."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import triton
 from torch import Tensor, empty, float32
@@ -11,14 +12,15 @@ from ..depthwise.fused_plan import Convolve, Correlate, lanes_of
 from ..fused_rows import PRODUCTS
 from ..launch import BoundKernel
 from .fused_kernels import differentiate_level, focus
+from .fused_strips import differentiate_level_strips, focus_strips
 from .fused_token_kernels import differentiate_gates, differentiate_last, modulate
 from .saved import Saved
 
 BLOCK = 64  # tokens of a program that multiplies nothing
-REGISTERS = (
-    128  # of a thread that convolves; left alone, the compiler takes up to 255 for the GELUs of all rows at once
-)
-POINT_BLOCK = 128  # tokens of a program of `modulate`, half of them in float32
+REGISTERS = 128  # of a thread that convolves a tile; left alone, the compiler takes up to 255 for all GELUs at once
+STRIP_REGISTERS = 168  # of a thread that convolves a strip, for 12 warps a multiprocessor
+POINT_BLOCK = 64  # tokens of a program of `modulate`, half of them in float32
+POINT_REGISTERS = 168  # of a thread of it
 MOST_COLUMNS = 128  # channels that a program of `modulate` makes: each block of them gathers the contexts again
 
 
@@ -48,6 +50,35 @@ class Call:
         """Return the queries, the contexts and the gates with what is left over."""
         return projected.split((self.channels, self.channels, self.row - 2 * self.channels), -1)
 
+    def convolving(
+        self,
+        level: int,
+        by_tiles: Callable[..., None],
+        by_strips: Callable[..., None],
+        arguments: tuple,
+        constants: dict[str, Any],
+    ) -> BoundKernel:
+        """Return the kernel that convolves with a level's taps: by strips where they are few."""
+        convolution, kernel = self.convolutions[level], self.kernels[level]
+        strips = convolution.strips
+        if strips is None:
+            return BoundKernel(
+                by_tiles,
+                (convolution.tiles, convolution.blocks, 1),
+                arguments,
+                {**convolution.sizes, **constants},
+                maxnreg=REGISTERS,
+                **convolution.options,
+            )
+        return BoundKernel(
+            by_strips,
+            (strips.count, strips.blocks, 1),
+            (*arguments, strips.rows),
+            {"FULL_KH": kernel, "FULL_KW": kernel, **strips.sizes, **constants},
+            maxnreg=STRIP_REGISTERS,
+            num_warps=1,
+        )
+
     def map(self, like: Tensor) -> Tensor:
         return empty((self.maps, *self.extent), dtype=self.dtype, device=like.device)
 
@@ -61,17 +92,18 @@ class ForwardPlan:
     def __init__(self, call: Call, point_weight: Tensor, point_bias: Tensor | None, keeps: bool):
         self.call, self.keeps = call, keeps
         self.kernels = [
-            BoundKernel(
+            call.convolving(
+                level,
                 focus,
-                (convolution.tiles, convolution.blocks, 1),
+                focus_strips,
                 (call.stacked if level else call.context, call.stacked, *call.extent, 1 / call.tokens),
-                {**convolution.sizes, "KEEPS": keeps, "SUMS": level + 1 == call.levels},
-                maxnreg=REGISTERS,
-                **convolution.options,
+                {"KEEPS": keeps, "SUMS": level + 1 == call.levels},
             )
-            for level, convolution in enumerate(call.convolutions)
+            for level in range(call.levels)
         ]
-        self.partial = (call.maps, call.convolutions[-1].tiles // call.maps, call.channels)
+        last = call.convolutions[-1]
+        parts = last.strips.count if last.strips else last.tiles
+        self.partial = (call.maps, parts // call.maps, call.channels)
         columns = max(16, min(MOST_COLUMNS, triton.next_power_of_2(call.channels)))
         block = POINT_BLOCK // 2 if call.dtype == float32 else POINT_BLOCK
         self.modulate = BoundKernel(
@@ -87,8 +119,8 @@ class ForwardPlan:
                 "KEEPS": keeps,
                 "PRODUCT": PRODUCTS[call.dtype],
             },
-            maxnreg=REGISTERS,
-            num_warps=8,
+            maxnreg=POINT_REGISTERS,
+            num_warps=4,
             num_stages=2,
         )
 
@@ -133,15 +165,14 @@ class BackwardPlan:
             num_warps=4,
         )
         self.level_kernels = [
-            BoundKernel(
+            call.convolving(
+                level,
                 differentiate_level,
-                (convolution.tiles, convolution.blocks, 1),
+                differentiate_level_strips,
                 (call.plain, call.stacked, call.stride, *call.extent, call.factor),
-                {"LEVEL": level, **convolution.sizes},
-                maxnreg=REGISTERS,
-                **convolution.options,
+                {"LEVEL": level - 1},
             )
-            for level, convolution in enumerate(call.convolutions[1:])
+            for level in range(1, call.levels)
         ]
         self.input = Convolve(call.convolutions[0], call.plain, call.row_strides, flip=True)
         self.correlations = [

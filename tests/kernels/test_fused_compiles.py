@@ -124,8 +124,10 @@ fused.backward(out[0], x, *out[1:], parameters, (3, 3))
     "focal": """
 from saccade.kernels.focal import fused
 
-call = (empty(2, 28, 28, 2 * 96 + 16), [empty(96, 1, 3, 3), empty(96, 1, 5, 5)], empty(96, 96), empty(96), False)
-fused.backward(*fused.forward(*call, True), *call)
+for kernels in (3, 5), (7, 9):
+    weights = [empty(96, 1, k, k) for k in kernels]
+    call = (empty(2, 28, 28, 2 * 96 + 16), weights, empty(96, 96), empty(96), False)
+    fused.backward(*fused.forward(*call, True), *call)
 """,
 }
 KERNELS = {
@@ -161,12 +163,15 @@ KERNELS = {
     "focal": {
         "arrange",
         "convolve_strips",
+        "correlate",
         "correlate_strips",
         "differentiate_gates",
         "differentiate_last",
         "differentiate_level",
+        "differentiate_level_strips",
         "differentiate_weight",
         "focus",
+        "focus_strips",
         "modulate",
         "project",
         "settle",

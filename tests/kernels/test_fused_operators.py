@@ -142,6 +142,7 @@ CASES = {
         "two levels": focal((2, 9, 11, 20), (3, 5), True),
         "one level": focal((1, 10, 8, 40), (3,)),
         "three levels": focal((2, 7, 7, 70), (3, 5, 7)),
+        "by tiles": focal((1, 9, 10, 20), (3, 9, 9)),
     },
     "window": {
         "many in a tile": window((2, 2), (3, 5), bias=False),
