@@ -30,6 +30,7 @@ from .fused_tiles import (
     numbers,
     pairs_product,
     rows_product,
+    spread,
     store_state,
     store_tile,
 )
@@ -126,7 +127,8 @@ def differentiate_queries(
     for start in range(first, last, BLOCK):
         n = start + tl.arange(0, BLOCK)
         valid = n < last
-        x = load_tile(q_ptr, q_strides, sample, n, valid, group, heads, GROUP, D, WIDTH, WIDE).to(tl.float32)
+        x = load_tile(q_ptr, q_strides, sample, n, valid, group, heads, GROUP, D, WIDTH, WIDE)
+        x = spread(x, MAP, PRODUCT)
         dout = load_tile(dout_ptr, dout_strides, sample, n, valid, group, heads, GROUP, E, VALUE_WIDTH, WIDE)
         lift, factor = norms(x, scales, stats_ptr, sample, tokens, n, valid, MAP, STATS, POWER)
         phi = features(x, lift, factor, scales, MAP, POWER, D, WIDTH)
@@ -224,7 +226,8 @@ def differentiate_keys(
     for start in range(first, last, BLOCK):
         n = start + tl.arange(0, BLOCK)
         valid = n < last
-        x = load_tile(k_ptr, k_strides, sample, n, valid, group, heads, GROUP, D, WIDTH, WIDE).to(tl.float32)
+        x = load_tile(k_ptr, k_strides, sample, n, valid, group, heads, GROUP, D, WIDTH, WIDE)
+        x = spread(x, MAP, PRODUCT)
         value = load_tile(v_ptr, v_strides, sample, n, valid, group, heads, GROUP, E, VALUE_WIDTH, WIDE)
         lift, factor = norms(x, scales, stats_ptr, sample, tokens, n, valid, MAP, STATS, POWER)
         weight = tl.full([BLOCK, GROUP], 1.0, tl.float32)

@@ -61,8 +61,6 @@ class Call:
         channels = self.group * max(widths)
         self.block = 32 if product == "ieee" or channels > CHANNELS else 64
         self.warps = 4 if channels <= CHANNELS else 8
-        # Two programs of the gradient fit a multiprocessor; tiles of more channels need the registers.
-        self.registers = 128 if channels <= CHANNELS and product != "ieee" else None
 
     def map(self, of_keys: bool) -> dict:
         """Return the compile-time description of the map of queries or of keys."""
@@ -86,9 +84,7 @@ class Call:
         """Return the shape of the norms."""
         return (self.batch, self.keys if of_keys else self.queries, 2) if self.focused(of_keys) else (0,)
 
-    def kernel(
-        self, kernel, of_keys: bool, arguments: Sequence, warps: int, registers: int | None = None, **constants
-    ) -> BoundKernel:
+    def kernel(self, kernel, of_keys: bool, arguments: Sequence, stages: int, **constants) -> BoundKernel:
         """Return a kernel whose programs each take a run of tokens of a group of heads."""
         tokens = self.keys if of_keys else self.queries
         splits, each = self.split(tokens)
@@ -98,9 +94,8 @@ class Call:
             (self.groups, splits, self.batch),
             (*arguments, tokens, self.heads, each, *eps),
             {"BLOCK": self.block, **self.map(of_keys), **self.sizes, **constants},
-            num_warps=warps,
-            num_stages=2,
-            maxnreg=registers,
+            num_warps=self.warps,
+            num_stages=stages,
         )
 
     def split(self, tokens: int) -> tuple[int, int]:
@@ -170,8 +165,8 @@ class ForwardPlan:
     def __init__(self, call: Call, out: Tensor):
         self.measures = [Measure(call, of_keys) for of_keys in (False, True)]
         self.settle = Settle(call, call.split(call.keys)[0])
-        self.reduce = call.kernel(reduce, True, (call.k, call.v), 8, HAS_WEIGHT=call.weighted)
-        self.apply = call.kernel(apply, False, (call.q, _strides(out)), call.warps, NORMALIZER=call.form.normalizer)
+        self.reduce = call.kernel(reduce, True, (call.k, call.v), 3, HAS_WEIGHT=call.weighted)
+        self.apply = call.kernel(apply, False, (call.q, _strides(out)), 3, NORMALIZER=call.form.normalizer)
 
     def __call__(self, tensors: Sequence[Tensor | None], out: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Fill out and return the state and the norms of queries and of keys."""
@@ -202,7 +197,7 @@ class BackwardPlan:
         groups = {"GROUPS": triton.next_power_of_2(call.groups)}
         self.queries, self.keys = (
             [
-                call.kernel(kernel, of_keys, arguments, 8, call.registers, PART=part, STATS=True, **groups, **constants)
+                call.kernel(kernel, of_keys, arguments, 2, PART=part, STATS=True, **groups, **constants)
                 for part in (("sums", "tokens") if call.measured(of_keys) else ("both",))
             ]
             for kernel, of_keys, arguments, constants in (

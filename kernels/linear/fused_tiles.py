@@ -116,6 +116,22 @@ def pairs_product(x, y, PRODUCT: tl.constexpr):
 
 
 @triton.jit
+def spread(x, MAP: tl.constexpr, PRODUCT: tl.constexpr):
+    """A tile in float32, held by threads as they hold the results of products, or as it was loaded.
+
+    What a loaded tile and a product meet in, compilers otherwise compute once for each way of holding tiles. Products
+    with one are exact but spread what is not finite over a token's heads; so do the norms of the focused map.
+    """
+    if MAP == "focused" and PRODUCT != "ieee":
+        c = tl.arange(0, x.shape[1] * x.shape[2])
+        one = (c[:, None] == c[None, :]).to(x.dtype)
+        rows = tl.dot(tl.reshape(x, (x.shape[0], x.shape[1] * x.shape[2])), one)
+        return tl.reshape(rows, x.shape)
+    else:
+        return x.to(tl.float32)
+
+
+@triton.jit
 def pairs_at(ptr, sample, group, heads, GROUP: tl.constexpr, WIDTH: tl.constexpr, VALUE_WIDTH: tl.constexpr):
     """Pointers to S of a group, [GROUP * WIDTH, GROUP * VALUE_WIDTH], and where on the diagonal of heads they lie."""
     d = tl.arange(0, GROUP * WIDTH)
