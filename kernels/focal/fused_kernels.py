@@ -1,4 +1,4 @@
-"""Kernels of focal modulation that convolve, on channels-last maps; see depthwise/fused_kernels.py for their tiles.
+"""Kernels of focal modulation that convolve with many taps, by tiles; see depthwise/fused_kernels.py for these.
 
 `focus` makes one level's context; backwards `differentiate_level` gives the gradient of what goes into a level's GELU.
 """
@@ -89,12 +89,12 @@ def differentiate_level(
     out_ptr,
     strides,
     convolved_strides,
-    gates_stride,
     height,
     width,
     channels,
     factor,
     LEVEL: tl.constexpr,
+    GATES_STEP: tl.constexpr,
     KH: tl.constexpr,
     KW: tl.constexpr,
     TAPS: tl.constexpr,
@@ -104,7 +104,10 @@ def differentiate_level(
     EVEN: tl.constexpr,
     WIDE: tl.constexpr,
 ):
-    """Gradient of what goes into the GELU of LEVEL, from that of the level above, `d_ptr`, through its convolution."""
+    """Gradient of what goes into the GELU of LEVEL, from that of the level above, `d_ptr`, through its convolution.
+
+    GATES_STEP is the distance between gates of tokens.
+    """
     image, residue, first, left = tile_spot(tl.program_id(0), height, width, 1, ROWS, COLUMNS)
     c = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
     w = left + tl.arange(0, COLUMNS)
@@ -133,7 +136,7 @@ def differentiate_level(
         row = first + o
         inside = row_inside(row, w, c, height, width, channels, EVEN)
         n = (image.to(tl.int64) * height + row) * width + w
-        gate = load_gate(gates_ptr, n, (row < height) & (w < width), gates_stride, LEVEL) * factor
+        gate = load_gate(gates_ptr, n, (row < height) & (w < width), GATES_STEP, LEVEL) * factor
         dout = tl.load(row_pointers(dmodulator_ptr, strides, image, row, w, c), mask=inside, other=0.0).to(tl.float32)
         convolved = tl.load(row_pointers(convolved_ptr, convolved_strides, image, row, w, c), mask=inside, other=0.0)
         d = gelu_slope(convolved.to(tl.float32)) * (acc[o] + gate[:, None] * dout)

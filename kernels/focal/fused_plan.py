@@ -18,7 +18,7 @@ from .saved import Saved
 
 BLOCK = 64  # tokens of a program that multiplies nothing
 REGISTERS = 128  # of a thread that convolves a tile; left alone, the compiler takes up to 255 for all GELUs at once
-STRIP_REGISTERS = 168  # of a thread that convolves a strip, for 12 warps a multiprocessor
+STRIP_REGISTERS = 168  # of a thread that convolves a strip with up to 5x5 taps: 12 warps a multiprocessor
 POINT_BLOCK = 64  # tokens of a program of `modulate`, half of them in float32
 POINT_REGISTERS = 168  # of a thread of it
 MOST_COLUMNS = 128  # channels that a program of `modulate` makes: each block of them gathers the contexts again
@@ -56,9 +56,13 @@ class Call:
         by_tiles: Callable[..., None],
         by_strips: Callable[..., None],
         arguments: tuple,
+        steps: dict[str, int],
         constants: dict[str, Any],
     ) -> BoundKernel:
-        """Return the kernel that convolves with a level's taps: by strips where they are few."""
+        """Return the kernel that convolves with a level's taps: by strips where they are few.
+
+        `steps` are distances between tokens, which strips take at compile time.
+        """
         convolution, kernel = self.convolutions[level], self.kernels[level]
         strips = convolution.strips
         if strips is None:
@@ -74,8 +78,8 @@ class Call:
             by_strips,
             (strips.count, strips.blocks, 1),
             (*arguments, strips.rows),
-            {"FULL_KH": kernel, "FULL_KW": kernel, **strips.sizes, **constants},
-            maxnreg=STRIP_REGISTERS,
+            {"FULL_KH": kernel, "FULL_KW": kernel, **steps, **strips.sizes, **constants},
+            maxnreg=STRIP_REGISTERS if kernel <= 5 else None,
             num_warps=1,
         )
 
@@ -97,6 +101,7 @@ class ForwardPlan:
                 focus,
                 focus_strips,
                 (call.stacked if level else call.context, call.stacked, *call.extent, 1 / call.tokens),
+                {"Z_STEP": call.channels if level else call.stride, "STEP": call.channels},
                 {"KEEPS": keeps, "SUMS": level + 1 == call.levels},
             )
             for level in range(call.levels)
@@ -169,8 +174,9 @@ class BackwardPlan:
                 level,
                 differentiate_level,
                 differentiate_level_strips,
-                (call.plain, call.stacked, call.stride, *call.extent, call.factor),
-                {"LEVEL": level - 1},
+                (call.plain, call.stacked, *call.extent, call.factor),
+                {"STEP": call.channels},
+                {"LEVEL": level - 1, "GATES_STEP": call.stride},
             )
             for level in range(1, call.levels)
         ]
