@@ -71,7 +71,7 @@ class Strips:
         # Up to 25 taps leave 12 warps a multiprocessor with 5 columns, 8 with 7, which pays where padding is left out.
         columns = _even_parts(places, 7 if taps <= 9 or (taps <= 25 and places <= 7) else 5)
         self.programs = PROGRAMS * 3 // 2 if taps <= 25 else PROGRAMS
-        lanes = max(32, min(64, triton.next_power_of_2(channels)))
+        lanes = max(32, lanes_of(channels))
         self.blocks = -(-channels // lanes)
         across = batch * dilation[0] * dilation[1] * -(-places // columns)
         self.rows, self.count = self._rows(-(-height // dilation[0]), kernel[0] - 1, across)
