@@ -21,6 +21,7 @@ from .fused_maps import (
     positive,
     pullback,
     sigmoid,
+    steepness,
     turned,
 )
 from .fused_tiles import (
@@ -131,20 +132,20 @@ def differentiate_queries(
         x = spread(x, MAP, PRODUCT)
         dout = load_tile(dout_ptr, dout_strides, sample, n, valid, group, heads, GROUP, E, VALUE_WIDTH, WIDE)
         lift, factor = norms(x, scales, stats_ptr, sample, tokens, n, valid, MAP, STATS, POWER)
-        phi = features(x, lift, factor, scales, MAP, POWER, D, WIDTH)
-        t = tl.sum(phi * keys[None, :, :], 2)
+        phi = features(x, lift, scales, MAP, POWER, D, WIDTH)
+        t = tl.sum(phi * keys[None, :, :], 2) * factor[:, None]
         alpha, beta = normalizer(t, eps, NORMALIZER)
         alpha = tl.where(valid[:, None], alpha, 0.0)
         rotated = turned(phi, rotary_ptr, n, valid, tokens, False, D, WIDTH, ROTARY)
         d = rows_product(dout, pairs, GROUP, WIDTH, PRODUCT)
-        dalpha = tl.sum(rotated * d, 2)
+        dalpha = tl.sum(rotated * d, 2) * factor[:, None]
         dbeta = tl.zeros_like(t)
         if SHIFT:
             dbeta = tl.sum(dout.to(tl.float32) * values[None, :, :], 2)
         dt = tl.where(valid[:, None], normalizer_pullback(t, eps, dalpha, dbeta, NORMALIZER), 0.0)
         if PART != "tokens":
-            dpairs += pairs_product(rotated * alpha[:, :, None], dout, PRODUCT)
-            dkeys += phi * dt[:, :, None]
+            dpairs += pairs_product(rotated * (alpha * factor[:, None])[:, :, None], dout, PRODUCT)
+            dkeys += phi * (dt * factor[:, None])[:, :, None]
             if SHIFT:
                 dvalues += dout.to(tl.float32) * beta[:, :, None]
         if MAP == "focused":
@@ -154,6 +155,9 @@ def differentiate_queries(
             elif PART == "tokens":
                 along = parts(along_ptr, sample, tokens, n, valid, heads, GROUP, GROUPS)
         if PART != "sums":
+            if MAP == "focused":
+                steep = steepness(lift, factor, valid, POWER)[:, None]
+                alpha, dt = alpha * steep, dt * steep
             d = turned(d * alpha[:, :, None], rotary_ptr, n, valid, tokens, True, D, WIDTH, ROTARY)
             d = d + dt[:, :, None] * keys[None, :, :]
             if MAP == "focused":
@@ -234,18 +238,18 @@ def differentiate_keys(
         if HAS_WEIGHT:
             weight_at, known = numbers(weight_ptr, sample, tokens, n, valid, group, heads, GROUP)
             weight = tl.load(weight_at, mask=known, other=0.0).to(tl.float32)
-        psi = features(x, lift, factor, scales, MAP, POWER, D, WIDTH)
+        psi = features(x, lift, scales, MAP, POWER, D, WIDTH)
         if PART != "tokens":
-            rotated = turned(psi, rotary_ptr, n, valid, tokens, False, D, WIDTH, ROTARY)
+            rotated = turned(psi * factor[:, None, None], rotary_ptr, n, valid, tokens, False, D, WIDTH, ROTARY)
             dv = rows_product(rotated, dpairs, GROUP, VALUE_WIDTH, PRODUCT)
         if PART != "sums":
             d = rows_product(value, tl.trans(dpairs), GROUP, WIDTH, PRODUCT)
             d = turned(d, rotary_ptr, n, valid, tokens, True, D, WIDTH, ROTARY) + dkeys[None, :, :]
         if PART != "tokens" and (HAS_WEIGHT or MAP == "focused"):
             if PART == "sums":
-                dweight = tl.sum(dv * value.to(tl.float32), 2) + tl.sum(psi * dkeys[None, :, :], 2)
+                dweight = tl.sum(dv * value.to(tl.float32), 2) + tl.sum(psi * dkeys[None, :, :], 2) * factor[:, None]
             else:
-                dweight = tl.sum(d * psi, 2)
+                dweight = tl.sum(d * psi, 2) * factor[:, None]
             if HAS_WEIGHT:
                 at, known = numbers(dweight_ptr, sample, tokens, n, valid, group, heads, GROUP)
                 tl.store(at, dweight.to(dweight_ptr.dtype.element_ty), mask=known)
@@ -261,7 +265,9 @@ def differentiate_keys(
         if PART == "tokens":
             along = parts(along_ptr, sample, tokens, n, valid, heads, GROUP, GROUPS)
         if PART != "sums":
-            if HAS_WEIGHT:
+            if MAP == "focused":
+                weight = weight * steepness(lift, factor, valid, POWER)[:, None]
+            if HAS_WEIGHT or MAP == "focused":
                 d = d * weight[:, :, None]
             if MAP == "focused":
                 y = positive(x, scales)

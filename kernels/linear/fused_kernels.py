@@ -8,6 +8,7 @@ Sums over tokens of rows are kept apart for each row of a block until the loop e
 import triton
 import triton.language as tl
 
+from ..fused_rows import narrowed
 from .fused_maps import features, head_scales, lengths, normalizer, positive, raised, turned
 from .fused_tiles import (
     load_row,
@@ -16,6 +17,7 @@ from .fused_tiles import (
     numbers,
     pairs_product,
     rows_product,
+    spread,
     store_state,
     store_tile,
 )
@@ -35,8 +37,8 @@ def norms(x, scales, stats_ptr, sample, tokens, n, valid, MAP: tl.constexpr, STA
             factor = tl.load(at + 1, mask=valid, other=1.0)
         else:
             square, steep = lengths(positive(x, scales), POWER)
-            lift = 1 / tl.sqrt(square)
-            factor = tl.sqrt(square / steep)
+            lift = tl.rsqrt(square)
+            factor = square * lift * tl.rsqrt(steep)
             tl.store(at, lift, mask=valid)
             tl.store(at + 1, factor, mask=valid)
     return lift, factor
@@ -69,8 +71,6 @@ def measure(
     for start in tl.range(first, last, BLOCK, num_stages=STAGES):
         n = start + tl.arange(0, BLOCK)
         valid = n < last
-        square = tl.zeros([BLOCK], tl.float32)
-        steep = tl.zeros([BLOCK], tl.float32)
         for group in tl.static_range(GROUPS):
             x = load_row(x_ptr, strides, sample, n, valid, group, heads, GROUP, D, WIDTH, WIDE).to(tl.float32)
             if GROUPS > 1:
@@ -78,12 +78,16 @@ def measure(
             else:
                 of_group = scales
             more, bent = lengths(positive(x, of_group), POWER)
-            total = square + more
-            steep = steep * raised(square / total, POWER) + bent * raised(more / total, POWER)
-            square = total
+            if group == 0:
+                square, steep = more, bent
+            else:
+                total = square + more
+                steep = steep * raised(square / total, POWER) + bent * raised(more / total, POWER)
+                square = total
         at = stats_ptr + 2 * (sample.to(tl.int64) * tokens + n)
-        tl.store(at, 1 / tl.sqrt(square), mask=valid)
-        tl.store(at + 1, tl.sqrt(square / steep), mask=valid)
+        lift = tl.rsqrt(square)
+        tl.store(at, lift, mask=valid)
+        tl.store(at + 1, square * lift * tl.rsqrt(steep), mask=valid)
 
 
 @triton.jit(do_not_specialize=["tokens", "heads", "each"])
@@ -130,14 +134,18 @@ def reduce(
     for start in range(first, last, BLOCK):
         n = start + tl.arange(0, BLOCK)
         valid = n < last
-        x = load_tile(k_ptr, k_strides, sample, n, valid, group, heads, GROUP, D, WIDTH, WIDE).to(tl.float32)
+        x = load_tile(k_ptr, k_strides, sample, n, valid, group, heads, GROUP, D, WIDTH, WIDE)
+        # With norms to take, too, it would cost a third program of a multiprocessor its registers.
+        x = spread(x, MAP if STATS else "", PRODUCT)
         value = load_tile(v_ptr, v_strides, sample, n, valid, group, heads, GROUP, E, VALUE_WIDTH, WIDE)
         lift, factor = norms(x, scales, stats_ptr, sample, tokens, n, valid, MAP, STATS, POWER)
-        psi = features(x, lift, tl.where(valid, factor, 0.0), scales, MAP, POWER, D, WIDTH)
+        psi = features(x, lift, scales, MAP, POWER, D, WIDTH)
         if HAS_WEIGHT:
             at, known = numbers(weight_ptr, sample, tokens, n, valid, group, heads, GROUP)
-            psi = psi * tl.load(at, mask=known, other=0.0).to(tl.float32)[:, :, None]
-        elif MAP != "focused":
+            psi = psi * (tl.load(at, mask=known, other=0.0).to(tl.float32) * factor[:, None])[:, :, None]
+        elif MAP == "focused":
+            psi = psi * tl.where(valid, factor, 0.0)[:, None, None]
+        else:
             psi = tl.where(valid[:, None, None], psi, 0.0)
         keys += psi
         if SHIFT:
@@ -169,6 +177,19 @@ def settle(
         total += tl.load(partial_ptr + start + at, mask=inside, other=0.0)
     total = total * tl.where(at < PAIRS, factor, mean)
     tl.store(state_ptr + tl.program_id(1).to(tl.int64) * ENTRIES + at, total, mask=inside)
+
+
+@triton.jit(do_not_specialize=["slots", "entries"])
+def total(partial_ptr, out_ptr, slots, entries, BLOCK: tl.constexpr, COLUMNS: tl.constexpr):
+    """Sums of [slots, entries] over slots."""
+    at = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
+    inside = at < entries
+    rows = tl.zeros([BLOCK, COLUMNS], tl.float32)
+    for start in range(0, slots, BLOCK):
+        slot = start + tl.arange(0, BLOCK)
+        mask = (slot < slots)[:, None] & inside[None, :]
+        rows += tl.load(partial_ptr + slot.to(tl.int64)[:, None] * entries + at[None, :], mask=mask, other=0.0)
+    tl.store(out_ptr + at, narrowed(tl.sum(rows, 0), out_ptr), mask=inside)
 
 
 @triton.jit(do_not_specialize=["tokens", "heads", "each"])
@@ -213,12 +234,13 @@ def apply(
     for start in range(first, last, BLOCK):
         n = start + tl.arange(0, BLOCK)
         valid = n < last
-        x = load_tile(q_ptr, q_strides, sample, n, valid, group, heads, GROUP, D, WIDTH, WIDE).to(tl.float32)
+        x = load_tile(q_ptr, q_strides, sample, n, valid, group, heads, GROUP, D, WIDTH, WIDE)
+        x = spread(x, MAP, PRODUCT)
         lift, factor = norms(x, scales, stats_ptr, sample, tokens, n, valid, MAP, STATS, POWER)
-        phi = features(x, lift, factor, scales, MAP, POWER, D, WIDTH)
-        alpha, beta = normalizer(tl.sum(phi * keys[None, :, :], 2), eps, NORMALIZER)
+        phi = features(x, lift, scales, MAP, POWER, D, WIDTH)
+        alpha, beta = normalizer(tl.sum(phi * keys[None, :, :], 2) * factor[:, None], eps, NORMALIZER)
         phi = turned(phi, rotary_ptr, n, valid, tokens, False, D, WIDTH, ROTARY)
-        out = rows_product(phi * alpha[:, :, None], pairs, GROUP, VALUE_WIDTH, PRODUCT)
+        out = rows_product(phi * (alpha * factor[:, None])[:, :, None], pairs, GROUP, VALUE_WIDTH, PRODUCT)
         if SHIFT:
             out += beta[:, :, None] * values[None, :, :]
         store_tile(out_ptr, out_strides, sample, n, valid, group, heads, out, GROUP, E, VALUE_WIDTH, WIDE)

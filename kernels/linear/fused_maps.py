@@ -55,7 +55,7 @@ def softplus(x):
 def lengths(y, POWER: tl.constexpr):
     """|y|^2 and, with r = (y / |y|)^POWER, |r|^2 of each token over all channels of a tile."""
     square = tl.sum(tl.sum(y * y, 2), 1)
-    bent = raised(y * (1 / tl.sqrt(square))[:, None, None], POWER)
+    bent = raised(y * tl.rsqrt(square)[:, None, None], POWER)
     return square, tl.sum(tl.sum(bent * bent, 2), 1)
 
 
@@ -65,8 +65,8 @@ def sigmoid(x):
 
 
 @triton.jit
-def features(x, lift, factor, scales, MAP: tl.constexpr, POWER: tl.constexpr, D: tl.constexpr, WIDTH: tl.constexpr):
-    """Features of a tile; of the focused map `lift` is 1 / |y|, `factor` |y| / |r| and `scales` `head_scales`."""
+def features(x, lift, scales, MAP: tl.constexpr, POWER: tl.constexpr, D: tl.constexpr, WIDTH: tl.constexpr):
+    """Features of a tile; of the focused map r, which a token's `factor` remains to multiply, from `lift` 1 / |y|."""
     if MAP == "relu":
         y = tl.maximum(x, 0.0)
     elif MAP == "leaky_relu":
@@ -84,7 +84,7 @@ def features(x, lift, factor, scales, MAP: tl.constexpr, POWER: tl.constexpr, D:
     elif MAP == "softmax_channels":
         y = softmax(x, D, WIDTH)
     elif MAP == "focused":
-        y = raised(positive(x, scales) * lift[:, None, None], POWER) * factor[:, None, None]
+        y = raised(positive(x, scales) * lift[:, None, None], POWER)
     else:
         y = x
     return y
@@ -136,17 +136,23 @@ def pullback(x, d, MAP: tl.constexpr, D: tl.constexpr, WIDTH: tl.constexpr):
 
 
 @triton.jit
-def focused_pullback(y, d, along, lift, factor, valid, POWER: tl.constexpr):
-    """Gradient of y = `positive(x)` from that of the focused features, zero where there is no token.
+def steepness(lift, factor, valid, POWER: tl.constexpr):
+    """What `focused_pullback` wants the gradient of focused features multiplied by, zero where there is no token."""
+    return tl.where(valid, factor * lift * POWER, 0.0)
 
-    With z = y / |y| and r = z^POWER, the features are r |y| / |r| = r * factor; `along` is the sum of d times features
-    over all heads.
+
+@triton.jit
+def focused_pullback(y, d, along, lift, factor, valid, POWER: tl.constexpr):
+    """Gradient of y = `positive(x)` from that of the focused features times `steepness`.
+
+    With z = y / |y| and r = z^POWER, the features are r |y| / |r| = r * factor; `along` is the sum of their gradients
+    times features over all heads.
     """
     along = tl.where(valid, along * lift, 0.0)
+    tilt = along * factor * lift * steepness(lift, factor, valid, POWER)
     z = y * lift[:, None, None]
-    bent = d - raised(z, POWER) * (along * factor * lift)[:, None, None]
-    steep = tl.where(valid, factor * lift * POWER, 0.0)
-    return bent * (raised(z, POWER - 1) * steep[:, None, None]) + z * along[:, None, None]
+    bent = d - raised(z, POWER) * tilt[:, None, None]
+    return raised(z, POWER - 1) * bent + z * along[:, None, None]
 
 
 @triton.jit

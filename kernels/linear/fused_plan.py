@@ -8,7 +8,7 @@ from torch import Tensor, empty, float32
 from ..fused_rows import PRODUCTS
 from ..launch import BoundKernel, split, wide
 from .fused_backward import differentiate_keys, differentiate_queries
-from .fused_kernels import apply, measure, reduce, settle
+from .fused_kernels import apply, measure, reduce, settle, total
 from .reference import Form
 
 PROGRAMS = 1056  # to aim for where tokens can be split: 8 for each of 132 multiprocessors
@@ -159,6 +159,25 @@ class Settle:
         return state
 
 
+class Total:
+    """Gradients of a map's parameters from programs' parts."""
+
+    def __init__(self, call: Call, splits: int):
+        entries, columns = call.heads * call.dim, 8
+        self.partial = (splits * call.batch, entries)
+        self.kernel = BoundKernel(
+            total, (-(-entries // columns), 1, 1), self.partial, {"BLOCK": 128, "COLUMNS": columns}, num_warps=4
+        )
+
+    def scratch(self, like: Tensor) -> Tensor:
+        return empty(self.partial, dtype=float32, device=like.device)
+
+    def __call__(self, partial: Tensor, parameter: Tensor) -> Tensor:
+        gradient = empty(parameter.shape, dtype=parameter.dtype, device=parameter.device)
+        self.kernel(partial, gradient)
+        return gradient
+
+
 class ForwardPlan:
     """out of a kind of call, and what its gradient needs of it."""
 
@@ -190,8 +209,8 @@ class BackwardPlan:
         self.along = [
             (*call.stats(of_keys)[:2], call.groups) if call.measured(of_keys) else (0,) for of_keys in (False, True)
         ]
-        self.dparameters = [
-            (call.split(tokens)[0], call.batch, call.heads, call.dim) if has else None
+        self.totals = [
+            Total(call, call.split(tokens)[0]) if has else None
             for tokens, has in zip((call.queries, call.keys), call.parameters, strict=True)
         ]
         groups = {"GROUPS": triton.next_power_of_2(call.groups)}
@@ -223,13 +242,11 @@ class BackwardPlan:
         saved: Sequence[Tensor],
         gradients: Sequence[Tensor | None],
     ) -> list[Tensor | None]:
-        """Fill dq, dk, dv and the gradient of the weights, and return those of the parameters in float32."""
+        """Fill dq, dk, dv and the gradient of the weights, and return those of the parameters."""
         q, k, v, weight, query_parameter, key_parameter, query_rotary, key_rotary = tensors
         state, query_stats, key_stats = saved
         dq, dk, dv, dweight = gradients
-        dquery, dkey = (
-            None if shape is None else empty(shape, dtype=float32, device=q.device) for shape in self.dparameters
-        )
+        dquery, dkey = (None if total is None else total.scratch(q) for total in self.totals)
         along_queries, along_keys = (empty(shape, dtype=float32, device=q.device) for shape in self.along)
         partial = self.settle.scratch(q)
         for kernel in self.queries:
@@ -237,4 +254,9 @@ class BackwardPlan:
         dstate = self.settle(partial)
         for kernel in self.keys:
             kernel(k, v, weight, key_parameter, key_rotary, key_stats, dstate, dk, dv, dweight, along_keys, dkey)
-        return [None if x is None else x.sum((0, 1)) for x in (dquery, dkey)]
+        return [
+            None if total is None else total(partial, parameter)
+            for total, partial, parameter in zip(
+                self.totals, (dquery, dkey), (query_parameter, key_parameter), strict=True
+            )
+        ]

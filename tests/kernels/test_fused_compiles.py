@@ -149,7 +149,7 @@ KERNELS = {
         "differentiate_rows",
         "differentiate_windows",
     },
-    "linear": {"apply", "differentiate_keys", "differentiate_queries", "measure", "reduce", "settle"},
+    "linear": {"apply", "differentiate_keys", "differentiate_queries", "measure", "reduce", "settle", "total"},
     "agent": {"differentiate_keys", "differentiate_queries", "gather", "merge", "read"},
     "depthwise": {"arrange", "convolve", "convolve_strips", "correlate", "correlate_strips", "settle"},
     "large_kernel": {
