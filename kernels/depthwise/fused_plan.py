@@ -71,7 +71,8 @@ class Strips:
         # Up to 25 taps leave 12 warps a multiprocessor with 5 columns, 8 with 7, which pays where padding is left out.
         columns = _even_parts(places, 7 if taps <= 9 or (taps <= 25 and places <= 7) else 5)
         self.programs = PROGRAMS * 3 // 2 if taps <= 25 else PROGRAMS
-        lanes = max(32, lanes_of(channels))
+        # 32 lanes with one channel each took a third longer at 96 channels, where 64 leave half a warp over.
+        lanes = max(32, min(64, triton.next_power_of_2(channels)))
         self.blocks = -(-channels // lanes)
         across = batch * dilation[0] * dilation[1] * -(-places // columns)
         self.rows, self.count = self._rows(-(-height // dilation[0]), kernel[0] - 1, across)
