@@ -11,6 +11,7 @@ from .conditional_position import ConditionalPosition
 from .conv_mlp import ConvMLP, ResidualConvMLP
 from .cross_shaped import CrossShapedAttention
 from .deformable_merging import DeformableMerging
+from .depthwise import DepthwiseConv2d
 from .downsample import ConvActDownsample, ConvDownsample, NormPatchDownsample, PatchDownsample, PatchMerging
 from .focal_modulation import FocalModulation
 from .gated import GatedMixer, build_gated_mixer
@@ -57,6 +58,7 @@ _parts = (
     BatchNorm,
     ConvMLP,
     DeformableMerging,
+    DepthwiseConv2d,
     GatedMixer,
     PatchDownsample,
     PatchMerging,
