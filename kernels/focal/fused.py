@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..depthwise import fused as depthwise
-from ..large_kernel.fused_plan import DifferentiateWeight, Project
+from ..large_kernel.fused_point import differentiate_weight, project
 from ..launch import Plans, on_device, readable
 from .fused_plan import BackwardPlan, Call, ForwardPlan
 from .saved import Saved
@@ -55,19 +55,6 @@ def forward(
     return plan(projected, [depthwise.taps(weight) for weight in weights], point_weight, point_bias)
 
 
-def _project(
-    a: Tensor, times: Tensor | None, weight: Tensor, bias: Tensor | None, gate: Tensor | None, out: Tensor
-) -> Tensor | None:
-    """Fill a map with (a * times) weight + bias, all times `gate`; return a * times as rows, if there is `times`."""
-    rows = [None if x is None else x.flatten(0, 2) for x in (a, times, gate, out)]
-    product = None if times is None else torch.empty(rows[0].shape, dtype=a.dtype, device=a.device)
-    plan = _plans(
-        lambda: Project(rows[0], rows[1], weight, bias is not None, *rows[2:]), ("project",), *rows, weight, bias
-    )
-    plan(rows[0], rows[1], weight, bias, *rows[2:], product)
-    return product
-
-
 @on_device
 def backward(
     dout: Tensor,
@@ -83,16 +70,13 @@ def backward(
     kernels = tuple(weight.shape[-1] for weight in weights)
     dprojected = torch.empty(projected.shape, dtype=projected.dtype, device=projected.device)
     query, dquery = (x[..., : dout.shape[-1]] for x in (projected, dprojected))
-    _project(saved.modulator, None, point_weight.T, point_bias, dout, dquery)
-    dmodulator = torch.empty(dout.shape, dtype=projected.dtype, device=projected.device)
-    rows = _project(dout, query, point_weight, None, None, dmodulator), saved.modulator.flatten(0, 2)
-    weight_plan = _plans(lambda: DifferentiateWeight(*rows), ("weight",), *rows, point_weight, point_bias)
-    bias_dtype = point_weight.dtype if point_bias is None else point_bias.dtype
-    dpoint, dpoint_bias = weight_plan(*rows, point_weight.dtype, bias_dtype)
+    project(saved.modulator, point_weight.T, bias=point_bias, gate=dout, out=dquery)
+    dmodulator, dgate = project(dout, point_weight, times=query)
+    dpoint, dpoint_bias = differentiate_weight(dgate, saved.modulator, point_weight, point_bias)
     plan = _plans(
         lambda: BackwardPlan(Call(projected, point_weight, kernels, normalize)),
         ("backward", kernels, normalize),
         *(projected, point_weight, *weights),
     )
     dweights = plan(dmodulator, saved, projected, weights, dprojected)
-    return dprojected, dweights, dpoint, None if point_bias is None else dpoint_bias
+    return dprojected, dweights, dpoint, dpoint_bias

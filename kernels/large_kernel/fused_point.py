@@ -1,0 +1,47 @@
+"""The pointwise convolution of maps [B, H, W, C] and its gradients, fused in Triton with the products around it."""
+
+import torch
+from torch import Tensor
+
+from ..launch import Plans
+from .fused_plan import DifferentiateWeight, Project
+
+_plans = Plans()
+
+
+def project(
+    a: Tensor,
+    weight: Tensor,
+    times: Tensor | None = None,
+    bias: Tensor | None = None,
+    gate: Tensor | None = None,
+    out: Tensor | None = None,
+) -> tuple[Tensor, Tensor | None]:
+    """Return (a * times) weight + bias, all times `gate`; and a * times, as rows, if there is `times`.
+
+    Args:
+        a, times, gate, out: maps whose tokens lie at equal distances; `out`, if given, is filled.
+    """
+    out = torch.empty(a.shape, dtype=a.dtype, device=a.device) if out is None else out
+    rows, times, gate, filled = (None if x is None else x.flatten(0, 2) for x in (a, times, gate, out))
+    product = None if times is None else torch.empty(rows.shape, dtype=a.dtype, device=a.device)
+    if out.numel():
+        plan = _plans(
+            lambda: Project(rows, times, weight, bias is not None, gate, filled),
+            ("project",),
+            *(rows, times, weight, bias, gate, filled),
+        )
+        plan(rows, times, weight, bias, gate, filled, product)
+    return out, product
+
+
+def differentiate_weight(
+    dgate: Tensor, spatial: Tensor, weight: Tensor, bias: Tensor | None
+) -> tuple[Tensor, Tensor | None]:
+    """Return the gradients of weight and bias, given that of the output as rows and the input as a map."""
+    if not dgate.numel():
+        return torch.zeros_like(weight), None if bias is None else torch.zeros_like(bias)
+    rows = (dgate, spatial.flatten(0, 2))
+    plan = _plans(lambda: DifferentiateWeight(*rows), ("weight",), *rows, weight, bias)
+    dweight, dbias = plan(*rows, weight.dtype, weight.dtype if bias is None else bias.dtype)
+    return dweight, None if bias is None else dbias
