@@ -58,6 +58,17 @@ def differentiable_once(op: Any, vmap: Callable) -> Callable[..., Any]:
     return differentiable(op, lambda ctx, inputs, output: None, refuse, vmap)
 
 
+def keep(ctx: Any, kept: Sequence[Tensor], *others: Tensor | None) -> None:
+    """Save for the backward pass the results after the first, which have no gradient, and then other tensors.
+
+    Where nobody asks for the gradient of the first result, `backward` is given None for it.
+    """
+    ctx.mark_non_differentiable(*kept)
+    # Else autograd would make zeros for them.
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(*kept, *others)
+
+
 def fold_into_batch(
     call: Callable[..., Tensor | tuple[Tensor, ...]],
     tensors: int,

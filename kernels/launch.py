@@ -45,6 +45,11 @@ def spatial_strides(x: Tensor) -> tuple[int, ...]:
     return (strides[0], *(0,) * (6 - x.dim()), *strides[1:-1])
 
 
+def token_strides(x: Tensor) -> tuple[int, int, int]:
+    """Return the strides of batch, tokens and heads of [B, N, heads, D]."""
+    return x.stride()[:3]
+
+
 def on_device(function: Callable[..., Any]) -> Callable[..., Any]:
     """Let a function launch on the device of its first tensor, whichever device is current."""
 

@@ -4,7 +4,7 @@ import triton
 from torch import Tensor, bfloat16, empty, float32
 
 from ..fused_rows import LOG2E, PRODUCTS
-from ..launch import BoundKernel, split, wide
+from ..launch import BoundKernel, split, token_strides, wide
 from .fused_backward import differentiate_keys, differentiate_queries
 from .fused_kernels import gather, merge, read
 
@@ -13,11 +13,6 @@ from .fused_kernels import gather, merge, read
 FEW = (2112, 2112)
 MANY = (528, 396)
 MERGED = 8  # columns of V_A that a program merges
-
-
-def _strides(x: Tensor) -> tuple[int, int, int]:
-    """Strides of batch, tokens and heads of [B, N, heads, D]."""
-    return x.stride()[:3]
 
 
 class Call:
@@ -33,7 +28,7 @@ class Call:
         query_bias: Tensor | None,
         scale: float,
     ):
-        self.q, self.k, self.v, self.means = (_strides(x) for x in (q, k, v, agents))
+        self.q, self.k, self.v, self.means = (token_strides(x) for x in (q, k, v, agents))
         self.batch, self.queries, self.heads, width = q.shape
         self.keys, self.agents = k.shape[1], agents.shape[1]
         self.scale, self.scale_log2 = scale, scale * LOG2E.value
@@ -112,7 +107,7 @@ class ForwardPlan:
         self.kernel = BoundKernel(
             read,
             (call.heads, splits, call.batch),
-            (call.q, call.means, _strides(out), call.queries, call.heads, call.agents, blocks, call.scale_log2),
+            (call.q, call.means, token_strides(out), call.queries, call.heads, call.agents, blocks, call.scale_log2),
             {"HAS_BIAS": call.read_bias, **call.sizes},
             **call.options,
         )
@@ -132,12 +127,22 @@ class BackwardPlan:
         self.queries_kernel = BoundKernel(
             differentiate_queries,
             (call.heads, self.query_splits, call.batch),
-            (call.q, call.means, _strides(dout), _strides(dq), call.queries, call.heads, call.agents, blocks, *scales),
+            (
+                call.q,
+                call.means,
+                token_strides(dout),
+                token_strides(dq),
+                call.queries,
+                call.heads,
+                call.agents,
+                blocks,
+                *scales,
+            ),
             {"HAS_BIAS": call.read_bias, **call.sizes},
             **call.backward_options,
         )
         self.key_splits, blocks = call.split(call.keys, call.backward_programs)
-        key_strides = (call.k, call.v, call.means, _strides(dk), _strides(dv))
+        key_strides = (call.k, call.v, call.means, token_strides(dk), token_strides(dv))
         self.keys_kernel = BoundKernel(
             differentiate_keys,
             (call.heads, self.key_splits, call.batch),

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from ..autograd import differentiable, differentiable_once, fold_into_batch
+from ..autograd import differentiable, differentiable_once, fold_into_batch, keep
 from ..dispatch import Operator
 
 OPERATOR = Operator(__package__, ("fused", "blocked", "reference"))
@@ -63,17 +63,13 @@ def _(dout, q, k, v, agents, agent_bias, query_bias, gathered, lse, scale, backe
 
 def _save(ctx, inputs, output):
     *tensors, ctx.scale, ctx.backend = inputs
-    _, gathered, lse = output
-    ctx.mark_non_differentiable(gathered, lse)
-    # Else autograd would make zeros for them.
-    ctx.set_materialize_grads(False)
-    ctx.save_for_backward(*tensors, gathered, lse)
+    keep(ctx, output[1:], *tensors)
 
 
 def _gradients(ctx, dout, *others):
     if dout is None:
         return (None,) * 8
-    *tensors, gathered, lse = ctx.saved_tensors
+    gathered, lse, *tensors = ctx.saved_tensors
     gradients = call_backward(dout, *tensors, gathered, lse, ctx.scale, ctx.backend)
     return *(None if x is None else gradient for gradient, x in zip(gradients, tensors, strict=True)), None, None
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from ..autograd import differentiable, differentiable_once, fold_into_batch
+from ..autograd import differentiable, differentiable_once, fold_into_batch, keep
 from ..dispatch import Operator
 from .saved import Saved
 
@@ -92,11 +92,7 @@ def _(dout, modulator, contexts, convolved, mean, projected, weights, point_weig
 
 def _save(ctx, inputs, output):
     ctx.settings = inputs[INPUTS:]
-    _, *saved = output
-    ctx.mark_non_differentiable(*saved)
-    # Else autograd would make zeros for them.
-    ctx.set_materialize_grads(False)
-    ctx.save_for_backward(*saved, *inputs[:INPUTS])
+    keep(ctx, output[1:], *inputs[:INPUTS])
 
 
 def _gradients(ctx, dout, *saved):

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from ..autograd import differentiable, differentiable_once, fold_into_batch
+from ..autograd import differentiable, differentiable_once, fold_into_batch, keep
 from ..depthwise.operator import products
 from ..dispatch import Operator
 from .parameters import Parameters
@@ -67,19 +67,14 @@ def _(dout, x, local, spatial, *rest):
 
 
 def _save(ctx, inputs, output):
-    x, *parameters = inputs[: 1 + PARAMETERS]
     ctx.settings = inputs[1 + PARAMETERS :]
-    _, local, spatial = output
-    ctx.mark_non_differentiable(local, spatial)
-    # Else autograd would make zeros for them.
-    ctx.set_materialize_grads(False)
-    ctx.save_for_backward(x, local, spatial, *parameters)
+    keep(ctx, output[1:], *inputs[: 1 + PARAMETERS])
 
 
 def _gradients(ctx, dout, *contexts):
     if dout is None:
         return (None,) * (1 + PARAMETERS + len(ctx.settings))
-    x, local, spatial, *parameters = ctx.saved_tensors
+    local, spatial, x, *parameters = ctx.saved_tensors
     dx, *gradients = call_backward(dout, x, local, spatial, *parameters, *ctx.settings)
     given = (None if p is None else gradient for p, gradient in zip(parameters, gradients, strict=True))
     return dx, *given, *(None for _ in ctx.settings)

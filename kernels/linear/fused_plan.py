@@ -6,7 +6,7 @@ import triton
 from torch import Tensor, empty, float32
 
 from ..fused_rows import PRODUCTS
-from ..launch import BoundKernel, split, wide
+from ..launch import BoundKernel, split, token_strides, wide
 from .fused_backward import differentiate_keys, differentiate_queries
 from .fused_kernels import apply, measure, reduce, settle, total
 from .reference import Form
@@ -22,18 +22,13 @@ SHIFTING = {"subtract", "magnitude_aware"}
 """Normalisers with a beta that is not zero."""
 
 
-def _strides(x: Tensor) -> tuple[int, int, int]:
-    """Strides of batch, tokens and heads of [B, N, heads, D]."""
-    return x.stride()[:3]
-
-
 class Call:
     """A kind of call: shapes, compile-time flags, and how its work is cut."""
 
     def __init__(self, tensors: Sequence[Tensor | None], form: Form):
         q, k, v, weight, *parameters, query_rotary, key_rotary = tensors
         self.form, self.parameters = form, [x is not None for x in parameters]
-        self.q, self.k, self.v = (_strides(x) for x in (q, k, v))
+        self.q, self.k, self.v = (token_strides(x) for x in (q, k, v))
         self.batch, self.queries, self.heads, self.dim = q.shape
         self.keys = k.shape[1]
         self.weighted, self.rotaries = weight is not None, (query_rotary is not None, key_rotary is not None)
@@ -185,7 +180,7 @@ class ForwardPlan:
         self.measures = [Measure(call, of_keys) for of_keys in (False, True)]
         self.settle = Settle(call, call.split(call.keys)[0])
         self.reduce = call.kernel(reduce, True, (call.k, call.v), 3, HAS_WEIGHT=call.weighted)
-        self.apply = call.kernel(apply, False, (call.q, _strides(out)), 3, NORMALIZER=call.form.normalizer)
+        self.apply = call.kernel(apply, False, (call.q, token_strides(out)), 3, NORMALIZER=call.form.normalizer)
 
     def __call__(self, tensors: Sequence[Tensor | None], out: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Fill out and return the state and the norms of queries and of keys."""
@@ -223,13 +218,13 @@ class BackwardPlan:
                 (
                     differentiate_queries,
                     False,
-                    (call.q, _strides(dout), _strides(dq)),
+                    (call.q, token_strides(dout), token_strides(dq)),
                     {"NORMALIZER": call.form.normalizer},
                 ),
                 (
                     differentiate_keys,
                     True,
-                    (call.k, call.v, _strides(dk), _strides(dv)),
+                    (call.k, call.v, token_strides(dk), token_strides(dv)),
                     {"HAS_WEIGHT": call.weighted},
                 ),
             )

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from ..autograd import differentiable, differentiable_once, fold_into_batch
+from ..autograd import differentiable, differentiable_once, fold_into_batch, keep
 from ..dispatch import Operator
 from .feature_maps import width
 from .reference import Form
@@ -100,18 +100,14 @@ def _(dout, *rest):
 
 def _save(ctx, inputs, output):
     ctx.settings = inputs[TENSORS:]
-    saved = output[1:]
-    ctx.mark_non_differentiable(*saved)
-    # Else autograd would make zeros for them.
-    ctx.set_materialize_grads(False)
-    ctx.save_for_backward(*inputs[:TENSORS], *saved)
+    keep(ctx, output[1:], *inputs[:TENSORS])
 
 
 def _gradients(ctx, dout, *of_saved):
     if dout is None:
         return (None,) * (TENSORS + len(ctx.settings))
     given = ctx.saved_tensors
-    tensors, saved = given[:TENSORS], given[TENSORS:]
+    saved, tensors = given[:SAVED], given[SAVED:]
     needed = [need and x is not None for x, need in zip(tensors, ctx.needs_input_grad[:TENSORS], strict=True)]
     gradients = call_backward(dout, *tensors, *saved, needed, *ctx.settings)
     gradients = (gradient if need else None for gradient, need in zip(gradients, needed, strict=True))
