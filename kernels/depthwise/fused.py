@@ -35,8 +35,13 @@ def convolve(
     dilation: Sequence[int],
     more: Tensor | None = None,
     flip: bool = False,
+    epilogue: str = "",
 ) -> Tensor:
-    """Return the convolution, plus `more` if that is given; with `flip` by the kernel turned round."""
+    """Return the convolution, with `flip` by the kernel turned round; `epilogue` is one of fused_epilogue.py.
+
+    `more` is added unless the epilogue says otherwise.
+    """
+    epilogue = epilogue or ("" if more is None else "add")
     out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     if not out.numel():
         return out
@@ -49,8 +54,9 @@ def convolve(
             bias is not None,
             None if more is None else more.stride(),
             flip,
+            epilogue,
         ),
-        (tuple(dilation), kernel, flip),
+        (tuple(dilation), kernel, flip, epilogue),
         *(x, bias, more),
     )
     plan(x, taps(weight), bias, more, out)

@@ -8,6 +8,8 @@ program holds TAPS rows of weights and reads every input row once, which serves 
 import triton
 import triton.language as tl
 
+from .fused_epilogue import finish, reads_more
+
 
 @triton.jit
 def tile_spot(tile, height, width, step, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
@@ -125,11 +127,11 @@ def convolve(
     CHANNELS: tl.constexpr,
     EVEN: tl.constexpr,
     HAS_BIAS: tl.constexpr,
-    HAS_MORE: tl.constexpr,
+    EPILOGUE: tl.constexpr,
     FLIP: tl.constexpr,
     WIDE: tl.constexpr,
 ):
-    """Output of tile program_id(0), block program_id(1) of channels; plus `more_ptr`'s map with HAS_MORE."""
+    """Output of tile program_id(0), block program_id(1) of channels; EPILOGUE is that of `finish`."""
     image, residue, first, left = tile_spot(tl.program_id(0), height, width, step_y, ROWS, COLUMNS)
     c = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
     w = left + tl.arange(0, COLUMNS)
@@ -162,9 +164,10 @@ def convolve(
         out = acc[o]
         if HAS_BIAS:
             out += bias[None, :]
-        if HAS_MORE:
-            more = row_pointers(more_ptr, more_strides, image, row, w, c)
-            out += tl.load(more, mask=inside, other=0.0).to(tl.float32)
+        more = None
+        if reads_more(EPILOGUE):
+            more = tl.load(row_pointers(more_ptr, more_strides, image, row, w, c), mask=inside, other=0.0)
+        out = finish(out, more, EPILOGUE)
         at = row_pointers(out_ptr, out_strides, image, row, w, c)
         tl.store(at, out.to(out_ptr.dtype.element_ty), mask=inside)
 

@@ -118,9 +118,10 @@ class Convolve:
         biased: bool = False,
         more: Strides | None = None,
         flip: bool = False,
+        epilogue: str = "",
     ):
         strides = (x[:3], (more or out)[:3], out[:3])
-        kind = {"HAS_BIAS": biased, "HAS_MORE": more is not None, "FLIP": flip}
+        kind = {"HAS_BIAS": biased, "EPILOGUE": epilogue, "FLIP": flip}
         if call.strips is None:
             self.kernel = BoundKernel(
                 convolve,

@@ -8,6 +8,8 @@ to the KH rows of outputs that it serves. Where a strip covers all columns of it
 import triton
 import triton.language as tl
 
+from .fused_epilogue import finish, reads_more
+
 
 @triton.jit
 def strip_spot(strip, height, width, step_y, step_x, rows, COLUMNS: tl.constexpr):
@@ -141,7 +143,7 @@ def store_line(
     valid,
     EVEN: tl.constexpr,
     HAS_BIAS: tl.constexpr,
-    HAS_MORE: tl.constexpr,
+    EPILOGUE: tl.constexpr,
     WIDE: tl.constexpr,
 ):
     for q in tl.static_range(len(outs)):
@@ -153,8 +155,8 @@ def store_line(
         out = outs[q]
         if HAS_BIAS:
             out += bias
-        if HAS_MORE:
-            out += tl.load(more_line + x * more_strides[2], mask=inside, other=0.0).to(tl.float32)
+        more = tl.load(more_line + x * more_strides[2], mask=inside, other=0.0) if reads_more(EPILOGUE) else None
+        out = finish(out, more, EPILOGUE)
         tl.store(line + x * strides[2], out.to(line.dtype.element_ty), mask=inside)
 
 
@@ -183,11 +185,11 @@ def convolve_strips(
     CHANNELS: tl.constexpr,
     EVEN: tl.constexpr,
     HAS_BIAS: tl.constexpr,
-    HAS_MORE: tl.constexpr,
+    EPILOGUE: tl.constexpr,
     FLIP: tl.constexpr,
     WIDE: tl.constexpr,
 ):
-    """Output of strip program_id(0), block program_id(1) of channels; plus `more_ptr`'s map with HAS_MORE.
+    """Output of strip program_id(0), block program_id(1) of channels; EPILOGUE is that of `finish`.
 
     `weight_ptr` is [FULL_KH, FULL_KW, channels] in float32, of which the middle KH x KW can meet the map; FLIP turns
     the kernel round, as the gradient of the input does. WHOLE says that a strip has all columns of a residue.
@@ -203,7 +205,7 @@ def convolve_strips(
     bias = tl.load(bias_ptr + c, mask=here, other=0.0).to(tl.float32) if HAS_BIAS else None
     x_image = x_ptr + image * x_strides[0] + c
     out_image = out_ptr + image * out_strides[0] + c
-    more_image = more_ptr + image * more_strides[0] + c if HAS_MORE else None
+    more_image = more_ptr + image * more_strides[0] + c if reads_more(EPILOGUE) else None
     start, end = input_rows(first, residue_y, height, step_y, rows, KH)
     # Sums of the rows of outputs that the next row of inputs serves too, the first first.
     acc = zeros((KH - 1) * COLUMNS, CHANNELS)
@@ -216,7 +218,7 @@ def convolve_strips(
         y = residue_y + (first + o) * step_y
         store_line(
             line_at(out_image, y, out_strides, WIDE),
-            line_at(more_image, y, more_strides, WIDE) if HAS_MORE else None,
+            line_at(more_image, y, more_strides, WIDE) if reads_more(EPILOGUE) else None,
             added[:COLUMNS],
             bias,
             out_strides,
@@ -229,7 +231,7 @@ def convolve_strips(
             o >= 0,
             EVEN,
             HAS_BIAS,
-            HAS_MORE,
+            EPILOGUE,
             WIDE,
         )
         acc = added[COLUMNS:]
@@ -239,7 +241,7 @@ def convolve_strips(
             y = residue_y + (first + o) * step_y
             store_line(
                 line_at(out_image, y, out_strides, WIDE),
-                line_at(more_image, y, more_strides, WIDE) if HAS_MORE else None,
+                line_at(more_image, y, more_strides, WIDE) if reads_more(EPILOGUE) else None,
                 acc[k * COLUMNS : (k + 1) * COLUMNS],
                 bias,
                 out_strides,
@@ -252,7 +254,7 @@ def convolve_strips(
                 (o >= 0) & (o < rows) & (y < height),
                 EVEN,
                 HAS_BIAS,
-                HAS_MORE,
+                EPILOGUE,
                 WIDE,
             )
 

@@ -7,7 +7,8 @@ import triton
 import triton.language as tl
 
 from ..depthwise.fused_kernels import convolved_rows, row_inside, row_pointers, tile_spot
-from .fused_token_kernels import gelu, gelu_slope, load_gate
+from ..fused_gelu import gelu, gelu_slope
+from .fused_token_kernels import load_gate
 
 
 @triton.jit(do_not_specialize=["height", "width"])

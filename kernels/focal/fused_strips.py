@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 
 from ..depthwise.fused_strips import add_line, input_rows, line_at, load_taps, strip_spot, zeros
-from .fused_token_kernels import gelu, gelu_slope
+from ..fused_gelu import gelu, gelu_slope
 
 
 @triton.jit

@@ -7,34 +7,8 @@ float32. Gates and their gradients are columns of rows `stride` numbers apart.
 import triton
 import triton.language as tl
 
+from ..fused_gelu import gelu, gelu_slope
 from ..fused_rows import product
-
-DENSITY = tl.constexpr(0.3989422804014327)
-LOG2E_HALF = tl.constexpr(0.7213475204444817)
-
-
-@triton.jit
-def normal(x):
-    """The normal distribution up to x, and exp(-x^2 / 2); the one within 1e-7, by Abramowitz and Stegun 7.1.26.
-
-    It takes half of the instructions of `tl.erf`, and the slope of the GELU needs both.
-    """
-    bell = tl.exp2(x * x * -LOG2E_HALF)
-    t = 1 / (1 + 0.23164190 * tl.abs(x))
-    tail = t * (0.127414796 + t * (-0.142248368 + t * (0.7107068705 + t * (-0.7265760135 + t * 0.5307027145)))) * bell
-    return tl.where(x < 0, tail, 1 - tail), bell
-
-
-@triton.jit
-def gelu(x):
-    below, _ = normal(x)
-    return x * below
-
-
-@triton.jit
-def gelu_slope(x):
-    below, bell = normal(x)
-    return below + x * bell * DENSITY
 
 
 @triton.jit

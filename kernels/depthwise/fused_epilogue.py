@@ -1,0 +1,24 @@
+"""What becomes of the sums of a fused depthwise convolution before they are stored."""
+
+import triton
+import triton.language as tl
+
+from ..fused_gelu import gelu, gelu_slope
+
+
+@triton.constexpr_function
+def reads_more(epilogue):
+    return epilogue in ("add", "slope")
+
+
+@triton.jit
+def finish(sums, more, EPILOGUE: tl.constexpr):
+    """The sums, by EPILOGUE: "" as they are, "add" plus `more`, "gelu" their GELU, "slope" its slope times `more`."""
+    if EPILOGUE == "add":
+        return sums + more.to(tl.float32)
+    elif EPILOGUE == "gelu":
+        return gelu(sums)
+    elif EPILOGUE == "slope":
+        return gelu_slope(sums) * more.to(tl.float32)
+    else:
+        return sums
