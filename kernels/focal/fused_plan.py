@@ -1,5 +1,6 @@
 """From a kind of call to bound kernels: tiles of the map, blocks of tokens, and the launches."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ from ..depthwise.fused import taps as arranged
 from ..depthwise.fused_plan import Call as Convolution
 from ..depthwise.fused_plan import Convolve, Correlate, lanes_of
 from ..fused_rows import PRODUCTS
-from ..launch import BoundKernel
+from ..launch import BoundKernel, wide
 from .fused_kernels import differentiate_level, focus
 from .fused_strips import differentiate_level_strips, focus_strips
 from .fused_token_kernels import differentiate_gates, differentiate_last, modulate
@@ -19,9 +20,65 @@ from .saved import Saved
 BLOCK = 64  # tokens of a program that multiplies nothing
 REGISTERS = 128  # of a thread that convolves a tile; left alone, the compiler takes up to 255 for all GELUs at once
 STRIP_REGISTERS = 168  # of a thread that convolves a strip with up to 5x5 taps: 12 warps a multiprocessor
+FOCUS_REGISTERS = 128  # of one of `focus_strips` with 4 columns: 16 warps
+STRIPS = 12 * 132  # programs of strips that run at a time
 POINT_BLOCK = 64  # tokens of a program of `modulate`, half of them in float32
 POINT_REGISTERS = 168  # of a thread of it
 MOST_COLUMNS = 128  # channels that a program of `modulate` makes: each block of them gathers the contexts again
+
+
+def _columns(width: int, kernel: int) -> int:
+    """Return the columns of a strip: those of some few that leave the fewest over."""
+    if kernel <= 3:
+        choices = (7, 6, 5, 8)
+    elif kernel <= 5:
+        choices = (7,) if width <= 7 else (4, 5)
+    else:
+        choices = (5, 4)
+    return min(choices, key=lambda columns: -(-width // columns) * columns)
+
+
+class Strips:
+    """How a map [B, H, W, C] is cut into strips for `kernel` x `kernel` taps, and their compile-time sizes.
+
+    Strips lie side by side where that leaves no lane idle.
+    """
+
+    def __init__(self, shape: Sequence[int], kernel: int, pack: int, wide: bool):
+        batch, height, width, channels = shape
+        self.columns = _columns(width, kernel)
+        lanes = max(32, min(64, triton.next_power_of_2(channels)))
+        across = -(-width // self.columns)
+        side = lanes // math.gcd(lanes, channels)
+        fits = width % self.columns == 0
+        self.side = side if fits and across % side == 0 else 1
+        self.blocks = -(-channels * self.side // lanes)
+        self.rows = self._rows(height, kernel - 1, batch * across // self.side)
+        self.count = batch * across // self.side * -(-height // self.rows)
+        self.sizes = {
+            "KH": min(kernel, 2 * height - 1),
+            "KW": min(kernel, 2 * width - 1),
+            "FULL_KH": kernel,
+            "FULL_KW": kernel,
+            "COLUMNS": self.columns,
+            "SIDE": self.side,
+            "WHOLE": width <= self.columns,
+            "INSIDE": self.columns if fits else 0,
+            "CHANNELS": lanes,
+            "EVEN": channels * self.side % lanes == 0,
+            "PACK": pack,
+            "WIDE": wide,
+        }
+
+    def _rows(self, height: int, halo: int, across: int) -> int:
+        """Return the rows of a strip for the fewest rows of inputs in turn."""
+
+        def turns(parts: int) -> int:
+            rows = -(-height // parts) + (halo if parts > 1 else 0)
+            return -(-across * self.blocks * parts // STRIPS) * rows
+
+        most = max(1, height // max(1, 2 * halo))
+        return -(-height // min(range(1, most + 1), key=turns))
 
 
 class Call:
@@ -41,6 +98,12 @@ class Call:
         shape = (self.maps, *self.extent)
         self.convolutions = [Convolution(shape, (k, k), (1, 1), projected) for k in kernels]
         self.blocks = -(-self.tokens // BLOCK)
+        even = projected.data_ptr() % 16 == 0 and self.channels % 2 == 0 and self.stride % 2 == 0
+        pack = 2 if projected.dtype.itemsize == 2 and even else 1
+        self.strips = [
+            Strips(shape, k, pack, wide(projected)) if convolution.strips else None
+            for k, convolution in zip(kernels, self.convolutions, strict=True)
+        ]
 
     def _strides(self, row: int) -> tuple[int, int, int]:
         """Return those of batch, rows and columns of a map of tokens of `row` numbers."""
@@ -64,7 +127,7 @@ class Call:
         `steps` are distances between tokens, which strips take at compile time.
         """
         convolution, kernel = self.convolutions[level], self.kernels[level]
-        strips = convolution.strips
+        strips = self.strips[level]
         if strips is None:
             return BoundKernel(
                 by_tiles,
@@ -74,12 +137,13 @@ class Call:
                 maxnreg=REGISTERS,
                 **convolution.options,
             )
+        few = FOCUS_REGISTERS if by_strips is focus_strips and strips.columns <= 4 else STRIP_REGISTERS
         return BoundKernel(
             by_strips,
             (strips.count, strips.blocks, 1),
             (*arguments, strips.rows),
-            {"FULL_KH": kernel, "FULL_KW": kernel, **steps, **strips.sizes, **constants},
-            maxnreg=STRIP_REGISTERS if kernel <= 5 else None,
+            {**steps, **strips.sizes, **constants},
+            maxnreg=few if kernel <= 5 else None,
             num_warps=1,
         )
 
@@ -106,8 +170,8 @@ class ForwardPlan:
             )
             for level in range(call.levels)
         ]
-        last = call.convolutions[-1]
-        parts = last.strips.count if last.strips else last.tiles
+        last = call.strips[-1]
+        parts = last.count * last.side if last else call.convolutions[-1].tiles
         self.partial = (call.maps, parts // call.maps, call.channels)
         columns = max(16, min(MOST_COLUMNS, triton.next_power_of_2(call.channels)))
         block = POINT_BLOCK // 2 if call.dtype == float32 else POINT_BLOCK

@@ -1,6 +1,8 @@
 """Kernels of focal modulation that convolve with few taps, by strips; see depthwise/fused_strips.py for these.
 
-They do what `focus` and `differentiate_level` of fused_kernels.py do by tiles.
+They do what `focus` and `differentiate_level` of fused_kernels.py do by tiles. SIDE strips side by side make one row of
+SIDE * channels lanes, of which a program takes CHANNELS, so that 96 channels leave no lane idle. A row of inputs is
+loaded while the one before it is added, and waits in registers as it was loaded, PACK channels of 16 bits in each.
 """
 
 import triton
@@ -11,29 +13,81 @@ from ..fused_gelu import gelu, gelu_slope
 
 
 @triton.jit
-def is_inside(x, width, here, valid, EVEN: tl.constexpr):
-    inside = valid & (x >= 0) & (x < width)
-    if not EVEN:
-        inside = inside & here
-    return inside
+def lanes(block, channels, CHANNELS: tl.constexpr, SIDE: tl.constexpr, PACK: tl.constexpr):
+    """Which strip and which channels the lanes have that hold PACK channels each."""
+    lane = block * CHANNELS + tl.arange(0, CHANNELS // PACK) * PACK
+    if SIDE == 1:
+        return 0, lane
+    else:
+        return lane // channels, lane % channels
 
 
 @triton.jit
-def load_places(line, left, width, here, valid, STEP: tl.constexpr, COUNT: tl.constexpr, EVEN: tl.constexpr):
-    """COUNT places of a row of a map from column `left` on, where `line` points, STEP apart: a tuple, zero outside."""
+def packed(ptr, PACK: tl.constexpr):
+    """Pointers to pairs of channels, where PACK is 2."""
+    return ptr.to(tl.pointer_type(tl.int32), bitcast=True) if PACK == 2 else ptr
+
+
+@triton.jit
+def packed_line(ptr, y, strides, PACK: tl.constexpr, WIDE: tl.constexpr):
+    return line_at(ptr, y, (0, strides[1] // PACK), WIDE)
+
+
+@triton.jit
+def load_places(
+    line,
+    left,
+    width,
+    here,
+    STEP: tl.constexpr,
+    BEFORE: tl.constexpr,
+    COUNT: tl.constexpr,
+    INSIDE: tl.constexpr,
+    EVEN: tl.constexpr,
+):
+    """COUNT places of a row of a map, STEP apart, from BEFORE ahead of column `left` on, to which `line` points.
+
+    A tuple, zero outside. INSIDE columns from `left` on are known to be inside; `here` says which channels there are.
+    """
     places = ()
     for s in tl.static_range(COUNT):
-        inside = is_inside(left + s, width, here, valid, EVEN)
-        places = places + (tl.load(line + s * STEP, mask=inside, other=0.0),)
+        at = line + (s - BEFORE) * STEP
+        if s >= BEFORE and s < BEFORE + INSIDE:
+            places = places + (tl.load(at) if EVEN else tl.load(at, mask=here, other=0),)
+        else:
+            x = left + (s - BEFORE)
+            inside = (x >= 0) & (x < width)
+            places = places + (tl.load(at, mask=inside if EVEN else inside & here, other=0),)
     return places
 
 
 @triton.jit
-def in_float32(places):
+def in_float32(places, dtype: tl.constexpr):
+    """Places as loaded, maybe pairs of channels of `dtype` in one number, as channels in float32."""
     converted = ()
     for s in tl.static_range(len(places)):
-        converted = converted + (places[s].to(tl.float32),)
+        place = places[s]
+        if place.dtype == tl.int32:
+            if dtype == tl.bfloat16:
+                low = (place << 16).to(tl.float32, bitcast=True)
+                high = (place & -65536).to(tl.float32, bitcast=True)
+            else:
+                low = place.to(tl.int16).to(dtype, bitcast=True).to(tl.float32)
+                high = (place >> 16).to(tl.int16).to(dtype, bitcast=True).to(tl.float32)
+            place = tl.join(low, high).reshape(2 * place.shape[0])
+        converted = converted + (place.to(tl.float32),)
     return converted
+
+
+@triton.jit
+def store_place(line, value, x, width, here, known: tl.constexpr, EVEN: tl.constexpr):
+    value = value.to(line.dtype.element_ty)
+    if known and EVEN:
+        tl.store(line, value)
+    elif known:
+        tl.store(line, value, mask=here)
+    else:
+        tl.store(line, value, mask=here & (x < width))
 
 
 @triton.jit
@@ -46,19 +100,19 @@ def store_contexts(
     width,
     here,
     STEP: tl.constexpr,
+    INSIDE: tl.constexpr,
     EVEN: tl.constexpr,
     KEEPS: tl.constexpr,
     SUMS: tl.constexpr,
 ):
     """Store GELUs of a strip's row, with KEEPS what goes into them too; return the total, which they join with SUMS."""
     for q in tl.static_range(len(convolved)):
-        inside = is_inside(left + q, width, here, True, EVEN)
         context = gelu(convolved[q])
-        tl.store(out_line + q * STEP, context.to(out_line.dtype.element_ty), mask=inside)
+        store_place(out_line + q * STEP, context, left + q, width, here, q < INSIDE, EVEN)
         if KEEPS:
-            tl.store(convolved_line + q * STEP, convolved[q].to(convolved_line.dtype.element_ty), mask=inside)
+            store_place(convolved_line + q * STEP, convolved[q], left + q, width, here, q < INSIDE, EVEN)
         if SUMS:
-            total += tl.where(inside, context, 0.0)
+            total += context if q < INSIDE else tl.where(left + q < width, context, 0.0)
     return total
 
 
@@ -78,40 +132,49 @@ def focus_strips(
     rows,
     Z_STEP: tl.constexpr,
     STEP: tl.constexpr,
-    FULL_KH: tl.constexpr,
-    FULL_KW: tl.constexpr,
     KH: tl.constexpr,
     KW: tl.constexpr,
+    FULL_KH: tl.constexpr,
+    FULL_KW: tl.constexpr,
     COLUMNS: tl.constexpr,
+    SIDE: tl.constexpr,
     WHOLE: tl.constexpr,
+    INSIDE: tl.constexpr,
     CHANNELS: tl.constexpr,
     EVEN: tl.constexpr,
+    PACK: tl.constexpr,
     KEEPS: tl.constexpr,
     SUMS: tl.constexpr,
     WIDE: tl.constexpr,
 ):
-    """GELU of the convolution of z, of strip program_id(0), block program_id(1) of channels.
+    """GELU of the convolution of z, of strips program_id(0) * SIDE on, block program_id(1) of their lanes.
 
-    With KEEPS also what goes into the GELU; with SUMS the strip's sum over tokens times `share`, in [strips, channels].
+    With KEEPS also what goes into the GELU; with SUMS a strip's sum over tokens times `share`, in [strips, channels].
     Z_STEP and STEP are the distances between tokens of z and of the others.
     """
-    LEFT: tl.constexpr = KW // 2 if WHOLE else 0
-    WIDTH: tl.constexpr = COLUMNS if WHOLE else COLUMNS + KW - 1
-    image, _, _, first, left = strip_spot(tl.program_id(0), height, width, 1, 1, rows, COLUMNS)
-    c = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
-    here = c < channels
+    BEFORE: tl.constexpr = 0 if WHOLE else KW // 2
+    WIDTH: tl.constexpr = COLUMNS + 2 * BEFORE
+    LEFT: tl.constexpr = KW // 2 - BEFORE
+    image, _, _, first, left = strip_spot(tl.program_id(0), height, width, 1, 1, rows, COLUMNS * SIDE)
+    side, c = lanes(tl.program_id(1), channels, CHANNELS, SIDE, PACK)
+    z_left, z_here = left + side * COLUMNS, c < channels
+    z_image = packed(z_ptr + image * z_strides[0] + z_left.to(tl.int64) * Z_STEP + c, PACK)
+    side, c = lanes(tl.program_id(1), channels, CHANNELS, SIDE, 1)
+    left, here = left + side * COLUMNS, c < channels
     taps = load_taps(weight_ptr, c, here, channels, FULL_KH, FULL_KW, KH, KW, EVEN, False)
-    z_left = left + LEFT - KW // 2
-    z_image = z_ptr + image * z_strides[0] + z_left.to(tl.int64) * Z_STEP + c
-    out_image = out_ptr + image * out_strides[0] + left.to(tl.int64) * STEP + c
-    convolved_image = convolved_ptr + image * out_strides[0] + left.to(tl.int64) * STEP + c if KEEPS else None
+    spot = image * out_strides[0] + left.to(tl.int64) * STEP + c
+    out_image, convolved_image = out_ptr + spot, convolved_ptr + spot if KEEPS else None
     start, end = input_rows(first, 0, height, 1, rows, KH)
     acc = zeros((KH - 1) * COLUMNS, CHANNELS)
     total = tl.zeros([CHANNELS], tl.float32)
+    start_line = packed_line(z_image, first + start - KH // 2, z_strides, PACK, WIDE)
+    ahead = load_places(start_line, z_left, width, z_here, Z_STEP // PACK, BEFORE, WIDTH, INSIDE, EVEN)
     for t in range(start, end):
-        line = line_at(z_image, first + t - KH // 2, z_strides, WIDE)
-        line = load_places(line, z_left, width, here, True, Z_STEP, WIDTH, EVEN)
-        added = add_line(acc, in_float32(line), taps, KH, KW, COLUMNS, LEFT, WIDTH)
+        line = in_float32(ahead, z_ptr.dtype.element_ty)
+        # The next row, lest it be waited for; the last one once more.
+        next = packed_line(z_image, first + tl.minimum(t + 1, end - 1) - KH // 2, z_strides, PACK, WIDE)
+        ahead = load_places(next, z_left, width, z_here, Z_STEP // PACK, BEFORE, WIDTH, INSIDE, EVEN)
+        added = add_line(acc, line, taps, KH, KW, COLUMNS, LEFT, WIDTH)
         o = t - (KH - 1)
         if o >= 0:
             total = store_contexts(
@@ -123,6 +186,7 @@ def focus_strips(
                 width,
                 here,
                 STEP,
+                INSIDE,
                 EVEN,
                 KEEPS,
                 SUMS,
@@ -140,14 +204,15 @@ def focus_strips(
                 width,
                 here,
                 STEP,
+                INSIDE,
                 EVEN,
                 KEEPS,
                 SUMS,
             )
         acc = acc[COLUMNS:] + zeros(COLUMNS, CHANNELS)
     if SUMS:
-        at = partial_ptr + tl.program_id(0).to(tl.int64) * channels + c
-        tl.store(at, total * share, mask=here)
+        strip = tl.program_id(0).to(tl.int64) * SIDE + side
+        tl.store(partial_ptr + strip * channels + c, total * share, mask=here)
 
 
 @triton.jit
@@ -162,12 +227,12 @@ def store_level(
     width,
     here,
     STEP: tl.constexpr,
+    INSIDE: tl.constexpr,
     EVEN: tl.constexpr,
 ):
     for q in tl.static_range(len(gates)):
-        dz = added[q] + gates[q].to(tl.float32) * factor * dmodulator[q].to(tl.float32)
-        d = gelu_slope(convolved[q].to(tl.float32)) * dz
-        tl.store(line + q * STEP, d.to(line.dtype.element_ty), mask=is_inside(left + q, width, here, True, EVEN))
+        d = gelu_slope(convolved[q]) * (added[q] + gates[q] * factor * dmodulator[q])
+        store_place(line + q * STEP, d, left + q, width, here, q < INSIDE, EVEN)
 
 
 @triton.jit(do_not_specialize=["height", "width", "rows"])
@@ -188,62 +253,109 @@ def differentiate_level_strips(
     LEVEL: tl.constexpr,
     STEP: tl.constexpr,
     GATES_STEP: tl.constexpr,
-    FULL_KH: tl.constexpr,
-    FULL_KW: tl.constexpr,
     KH: tl.constexpr,
     KW: tl.constexpr,
+    FULL_KH: tl.constexpr,
+    FULL_KW: tl.constexpr,
     COLUMNS: tl.constexpr,
+    SIDE: tl.constexpr,
     WHOLE: tl.constexpr,
+    INSIDE: tl.constexpr,
     CHANNELS: tl.constexpr,
     EVEN: tl.constexpr,
+    PACK: tl.constexpr,
     WIDE: tl.constexpr,
 ):
     """Gradient of what goes into the GELU of LEVEL, from that of the level above, `d_ptr`, through its convolution.
 
     STEP is the distance between tokens of maps, GATES_STEP that of the gates.
     """
-    LEFT: tl.constexpr = KW // 2 if WHOLE else 0
-    WIDTH: tl.constexpr = COLUMNS if WHOLE else COLUMNS + KW - 1
-    image, _, _, first, left = strip_spot(tl.program_id(0), height, width, 1, 1, rows, COLUMNS)
-    c = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
-    here = c < channels
-    taps = load_taps(weight_ptr, c, here, channels, FULL_KH, FULL_KW, KH, KW, EVEN, True)
-    d_left = left + LEFT - KW // 2
-    d_image = d_ptr + image * strides[0] + d_left.to(tl.int64) * STEP + c
-    dmodulator_image = dmodulator_ptr + image * strides[0] + left.to(tl.int64) * STEP + c
-    out_image = out_ptr + image * strides[0] + left.to(tl.int64) * STEP + c
-    convolved_image = convolved_ptr + image * convolved_strides[0] + left.to(tl.int64) * STEP + c
+    BEFORE: tl.constexpr = 0 if WHOLE else KW // 2
+    WIDTH: tl.constexpr = COLUMNS + 2 * BEFORE
+    LEFT: tl.constexpr = KW // 2 - BEFORE
+    GAP: tl.constexpr = STEP // PACK
+    dtype: tl.constexpr = d_ptr.dtype.element_ty
+    image, _, _, first, group_left = strip_spot(tl.program_id(0), height, width, 1, 1, rows, COLUMNS * SIDE)
+    side, c = lanes(tl.program_id(1), channels, CHANNELS, SIDE, PACK)
+    left, here = group_left + side * COLUMNS, c < channels
+    spot = left.to(tl.int64) * STEP + c
+    d_image = packed(d_ptr + image * strides[0] + spot, PACK)
+    dmodulator_image = packed(dmodulator_ptr + image * strides[0] + spot, PACK)
+    convolved_image = packed(convolved_ptr + image * convolved_strides[0] + spot, PACK)
     gates_strides = (0, width * GATES_STEP)
     gates_image = gates_ptr + image * height * gates_strides[1] + left.to(tl.int64) * GATES_STEP + LEVEL
+    out_side, out_c = lanes(tl.program_id(1), channels, CHANNELS, SIDE, 1)
+    out_left, out_here = group_left + out_side * COLUMNS, out_c < channels
+    out_image = out_ptr + image * strides[0] + out_left.to(tl.int64) * STEP + out_c
+    taps = load_taps(weight_ptr, out_c, out_here, channels, FULL_KH, FULL_KW, KH, KW, EVEN, True)
     start, end = input_rows(first, 0, height, 1, rows, KH)
     acc = zeros((KH - 1) * COLUMNS, CHANNELS)
+    start_line = packed_line(d_image, first + start - KH // 2, strides, PACK, WIDE)
+    ahead = load_places(start_line, left, width, here, GAP, BEFORE, WIDTH, INSIDE, EVEN)
     for t in range(start, end):
         o = t - (KH - 1)
-        y = first + o
-        at = line_at(d_image, first + t - KH // 2, strides, WIDE)
-        d = load_places(at, d_left, width, here, True, STEP, WIDTH, EVEN)
-        # Before the sums, so that they need not be waited for.
-        at = line_at(dmodulator_image, y, strides, WIDE)
-        dmodulator = load_places(at, left, width, here, o >= 0, STEP, COLUMNS, EVEN)
-        at = line_at(convolved_image, y, convolved_strides, WIDE)
-        convolved = load_places(at, left, width, here, o >= 0, STEP, COLUMNS, EVEN)
+        y = first + tl.maximum(o, 0)
+        line = in_float32(ahead, dtype)
+        # The next row, and what this one joins, lest they be waited for; the last row once more.
+        next = packed_line(d_image, first + tl.minimum(t + 1, end - 1) - KH // 2, strides, PACK, WIDE)
+        ahead = load_places(next, left, width, here, GAP, BEFORE, WIDTH, INSIDE, EVEN)
+        at = packed_line(dmodulator_image, y, strides, PACK, WIDE)
+        dmodulator = load_places(at, left, width, here, GAP, 0, COLUMNS, INSIDE, EVEN)
+        at = packed_line(convolved_image, y, convolved_strides, PACK, WIDE)
+        convolved = load_places(at, left, width, here, GAP, 0, COLUMNS, INSIDE, EVEN)
         gates_line = line_at(gates_image, y, gates_strides, WIDE)
-        gates = load_places(gates_line, left, width, here, o >= 0, GATES_STEP, COLUMNS, True)
-        added = add_line(acc, in_float32(d), taps, KH, KW, COLUMNS, LEFT, WIDTH)
+        gates = load_places(gates_line, left, width, here, GATES_STEP, 0, COLUMNS, INSIDE, True)
+        added = add_line(acc, line, taps, KH, KW, COLUMNS, LEFT, WIDTH)
         if o >= 0:
-            line = line_at(out_image, y, strides, WIDE)
-            store_level(line, convolved, added, gates, dmodulator, factor, left, width, here, STEP, EVEN)
+            store_level(
+                line_at(out_image, y, strides, WIDE),
+                in_float32(convolved, dtype),
+                added,
+                spread(gates, SIDE, PACK),
+                in_float32(dmodulator, dtype),
+                factor,
+                out_left,
+                width,
+                out_here,
+                STEP,
+                INSIDE,
+                EVEN,
+            )
         acc = added[COLUMNS:]
     # Rows of outputs at the foot of the map, which no further row of inputs serves.
     for o in range(end - (KH - 1), tl.minimum(rows, height - first)):
         if o >= 0:
             y = first + o
-            at = line_at(dmodulator_image, y, strides, WIDE)
-            dmodulator = load_places(at, left, width, here, True, STEP, COLUMNS, EVEN)
-            at = line_at(convolved_image, y, convolved_strides, WIDE)
-            convolved = load_places(at, left, width, here, True, STEP, COLUMNS, EVEN)
+            at = packed_line(dmodulator_image, y, strides, PACK, WIDE)
+            dmodulator = load_places(at, left, width, here, GAP, 0, COLUMNS, INSIDE, EVEN)
+            at = packed_line(convolved_image, y, convolved_strides, PACK, WIDE)
+            convolved = load_places(at, left, width, here, GAP, 0, COLUMNS, INSIDE, EVEN)
             gates_line = line_at(gates_image, y, gates_strides, WIDE)
-            gates = load_places(gates_line, left, width, here, True, GATES_STEP, COLUMNS, True)
-            line = line_at(out_image, y, strides, WIDE)
-            store_level(line, convolved, acc, gates, dmodulator, factor, left, width, here, STEP, EVEN)
+            gates = load_places(gates_line, left, width, here, GATES_STEP, 0, COLUMNS, INSIDE, True)
+            store_level(
+                line_at(out_image, y, strides, WIDE),
+                in_float32(convolved, dtype),
+                acc,
+                spread(gates, SIDE, PACK),
+                in_float32(dmodulator, dtype),
+                factor,
+                out_left,
+                width,
+                out_here,
+                STEP,
+                INSIDE,
+                EVEN,
+            )
         acc = acc[COLUMNS:] + zeros(COLUMNS, CHANNELS)
+
+
+@triton.jit
+def spread(gates, SIDE: tl.constexpr, PACK: tl.constexpr):
+    """Gates in float32, one for each strip, or for each of its channels."""
+    wide = ()
+    for q in tl.static_range(len(gates)):
+        gate = gates[q].to(tl.float32)
+        if SIDE > 1 and PACK == 2:
+            gate = tl.join(gate, gate).reshape(2 * gate.shape[0])
+        wide = wide + (gate,)
+    return wide
