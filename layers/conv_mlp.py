@@ -7,7 +7,7 @@ from .depthwise import DepthwiseConv2d
 
 
 class ConvMLP(nn.Module):
-    """Linear, depthwise convolution, GELU, linear over a channels-last map, [B, H, W, C] -> [B, H, W, C].
+    """Linear, depthwise convolution with GELU, linear over a channels-last map, [B, H, W, C] -> [B, H, W, C].
 
     Args:
         dim, hidden_dim: channels C, and channels between the linear layers.
@@ -22,14 +22,13 @@ class ConvMLP(nn.Module):
         super().__init__()
         drop1, drop2 = to_2tuple(drop)
         self.fc1 = nn.Linear(dim, hidden_dim)
-        self.dwconv = DepthwiseConv2d(hidden_dim, kernel_size)
-        self.act = nn.GELU()
+        self.dwconv = DepthwiseConv2d(hidden_dim, kernel_size, activation="gelu")
         self.drop1 = nn.Dropout(drop1)
         self.fc2 = nn.Linear(hidden_dim, dim)
         self.drop2 = nn.Dropout(drop2)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.drop2(self.fc2(self.drop1(self.act(self.dwconv(self.fc1(x))))))
+        return self.drop2(self.fc2(self.drop1(self.dwconv(self.fc1(x)))))
 
 
 class ResidualConvMLP(nn.Module):
@@ -45,9 +44,8 @@ class ResidualConvMLP(nn.Module):
         super().__init__()
         self.fc1 = nn.Linear(dim, hidden_dim)
         self.act = nn.GELU()
-        self.dwconv = DepthwiseConv2d(hidden_dim)
+        self.dwconv = DepthwiseConv2d(hidden_dim, residual=True)
         self.fc2 = nn.Linear(hidden_dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.act(self.fc1(x))
-        return self.fc2(x + self.dwconv(x))
+        return self.fc2(self.dwconv(self.act(self.fc1(x))))

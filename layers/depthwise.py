@@ -16,12 +16,26 @@ class DepthwiseConv2d(nn.Conv2d):
     Args:
         dim: channels C.
         kernel_size: odd extent; one value, or one for rows and one for columns.
+        activation: "gelu" for GELU of the convolution, or None.
+        residual: whether the input is added at the end.
     """
 
-    def __init__(self, dim: int, kernel_size: int | Sequence[int] = 3, bias: bool = True):
+    def __init__(
+        self,
+        dim: int,
+        kernel_size: int | Sequence[int] = 3,
+        bias: bool = True,
+        activation: str | None = None,
+        residual: bool = False,
+    ):
         kernel_size = to_2tuple(kernel_size)
         padding = tuple(size // 2 for size in kernel_size)
         super().__init__(dim, dim, kernel_size, padding=padding, groups=dim, bias=bias)
+        self.activation, self.residual = activation, residual
 
     def forward(self, x: Tensor) -> Tensor:
-        return depthwise_conv2d(x, self.weight, self.bias)
+        return depthwise_conv2d(x, self.weight, self.bias, activation=self.activation, residual=self.residual)
+
+    def extra_repr(self) -> str:
+        activation = f", activation={self.activation}" if self.activation else ""
+        return f"{super().extra_repr()}{activation}{', residual=True' if self.residual else ''}"

@@ -31,13 +31,12 @@ class LocalConcentration(nn.Module):
     ):
         super().__init__()
         self.norm = norm(dim)
-        self.conv1 = DepthwiseConv2d(dim, kernel_size)
-        self.act = nn.GELU()
+        self.conv1 = DepthwiseConv2d(dim, kernel_size, activation="gelu")
         self.bn = nn.BatchNorm2d(dim)
         self.conv2 = DepthwiseConv2d(dim, kernel_size)
         self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        local = self.act(self.conv1(self.norm(x)))
+        local = self.conv1(self.norm(x))
         local = self.bn(local.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         return x + self.drop_path(self.conv2(local))

@@ -1,7 +1,7 @@
 """Random depthwise convolutions and large kernel attentions, and both by torch's own convolutions."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from hypothesis import strategies as st
@@ -54,6 +54,11 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor | None = None, dilation: tu
     return F.conv2d(x, weight, bias, padding=padding, dilation=dilation, groups=x.shape[1]).permute(0, 2, 3, 1)
 
 
+def activate(x: Tensor, *parameters: Tensor, dilation: tuple[int, int] = (1, 1)) -> Tensor:
+    """Return x plus GELU of torch's depthwise convolution."""
+    return x + F.gelu(convolve(x, *parameters, dilation=dilation))
+
+
 def attend(x, local_weight, spatial_weight, point_weight, *biases, dilation):
     """Return large kernel attention by torch's convolutions."""
     local_bias, spatial_bias, point_bias = biases or (None, None, None)
@@ -63,22 +68,27 @@ def attend(x, local_weight, spatial_weight, point_weight, *biases, dilation):
 
 @dataclass
 class Operator:
-    """An operator of ours, torch's way to compute it, and which of a case's tensors both take."""
+    """An operator of ours with options, torch's way to compute it, and which of a case's tensors both take."""
 
     name: str
-    ours: Callable
+    function: Callable
     truth: Callable
     takes: tuple[int, ...]
+    options: dict = field(default_factory=dict)
+
+    def ours(self, *inputs: Tensor, **options) -> Tensor:
+        return self.function(*inputs, **{**self.options, **options})
 
     def inputs(self, case: Case, dtype=torch.float64) -> list[Tensor]:
         tensors = case.tensors(dtype)
         return [tensors[i].requires_grad_() for i in self.takes if i < len(tensors)]
 
     def __str__(self) -> str:
-        return self.name
+        return " ".join((self.name, *(key for key, value in self.options.items() if value)))
 
 
 OPERATORS = [
-    Operator("depthwise_conv2d", depthwise_conv2d, convolve, (0, 2, 5)),
+    Operator("depthwise_conv2d", depthwise_conv2d, convolve, (0, 2, 5), {"activation": None, "residual": False}),
+    Operator("depthwise_conv2d", depthwise_conv2d, activate, (0, 2, 5), {"activation": "gelu", "residual": True}),
     Operator("large_kernel_attention", large_kernel_attention, attend, tuple(range(7))),
 ]

@@ -13,7 +13,12 @@ __all__ = ["depthwise_conv2d"]
 
 
 def depthwise_conv2d(
-    x: Tensor, weight: Tensor, bias: Tensor | None = None, dilation: int | Sequence[int] = 1
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    dilation: int | Sequence[int] = 1,
+    activation: str | None = None,
+    residual: bool = False,
 ) -> Tensor:
     """Convolve each channel of a channels-last map with its own kernel, zero-padded to keep the map.
 
@@ -22,19 +27,23 @@ def depthwise_conv2d(
         weight: [C, 1, kh, kw] as torch.nn.Conv2d has it, of odd extents; in the dtype of x or float32.
         bias: [C], in the dtype of x or float32.
         dilation: steps between the taps of the kernel; one value, or one for rows and one for columns.
+        activation: "gelu" for GELU, with the error function, of the convolution with its bias; or None.
+        residual: whether x is added at the end.
 
     Returns:
-        [B, H, W, C] in the dtype of x, differentiable once. Sums are taken in float32 (float64 for float64 inputs).
+        [B, H, W, C] in the dtype of x, differentiable once. Everything before the output is in float32 (float64 for
+        float64 inputs); what goes into the activation is not kept for the gradient but convolved again.
 
     Raises:
         ValueError: an argument has a shape, dtype, device or value that is not valid.
     """
     (x,) = cast(x)
-    return call(x, weight, bias, check_convolution(x, weight, bias, dilation), dispatch.requested())
+    return call(*_describe(x, weight, bias, dilation, activation, residual), dispatch.requested())
 
 
-def _describe(x, weight, bias=None, dilation=1) -> tuple[Tensor, Tensor, Tensor | None, tuple[int, int]]:
-    return x, weight, bias, check_convolution(x, weight, bias, dilation)
+def _describe(x, weight, bias=None, dilation=1, activation=None, residual=False) -> tuple:
+    dilation = check_convolution(x, weight, bias, dilation, activation)
+    return x, weight, bias, dilation, activation, residual
 
 
 depthwise_conv2d.operator = OPERATOR

@@ -47,9 +47,8 @@ def _trim(weight: Tensor, phases: Tensor) -> Tensor:
     return weight
 
 
-def forward(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: Sequence[int]) -> Tensor:
-    """Return the output [B, H, W, C] in the dtype of x."""
-    phases = _split(widen(x), dilation)
+def _convolve(wide: Tensor, weight: Tensor, bias: Tensor | None, dilation: Sequence[int]) -> Tensor:
+    phases = _split(wide, dilation)
     kernel = _trim(weight, phases).to(phases.dtype)
     out = F.conv2d(
         phases.permute(0, 3, 1, 2),
@@ -58,14 +57,40 @@ def forward(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: Sequence[i
         padding=[size // 2 for size in kernel.shape[2:]],
         groups=len(kernel),
     )
-    return _join(out.permute(0, 2, 3, 1), dilation, x)
+    return _join(out.permute(0, 2, 3, 1), dilation, wide)
+
+
+def forward(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    dilation: Sequence[int],
+    activation: str | None = None,
+    residual: bool = False,
+) -> Tensor:
+    """Return the output [B, H, W, C] in the dtype of x."""
+    wide = widen(x)
+    out = _convolve(wide, weight, bias, dilation)
+    if activation:
+        torch.ops.aten.gelu_(out)
+    if residual:
+        out += wide
+    return out.to(x.dtype)
 
 
 def backward(
-    dout: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, dilation: Sequence[int]
+    dout: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    dilation: Sequence[int],
+    activation: str | None = None,
+    residual: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Return the gradients of x, weight and bias, given that of the output."""
-    phases, dphases = _split(widen(x), dilation), _split(widen(dout), dilation)
+    wide, dwide = widen(x), widen(dout)
+    dsums = torch.ops.aten.gelu_backward(dwide, _convolve(wide, weight, bias, dilation)) if activation else dwide
+    phases, dphases = _split(wide, dilation), _split(dsums, dilation)
     kernel = _trim(weight, phases).to(phases.dtype)
     dx, dkernel, dbias = torch.ops.aten.convolution_backward(
         dphases.permute(0, 3, 1, 2),
@@ -82,5 +107,7 @@ def backward(
     )
     rows, columns = ((full - size) // 2 for full, size in zip(weight.shape[2:], kernel.shape[2:], strict=True))
     dweight = F.pad(dkernel, (columns, columns, rows, rows)).to(weight.dtype).contiguous()
-    dx = _join(dx.permute(0, 2, 3, 1), dilation, x)
-    return dx, dweight, None if bias is None else dbias.to(bias.dtype)
+    dx = _join(dx.permute(0, 2, 3, 1), dilation, wide)
+    if residual:
+        dx += dwide
+    return dx.to(x.dtype), dweight, None if bias is None else dbias.to(bias.dtype)

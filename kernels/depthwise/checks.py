@@ -4,6 +4,8 @@ from torch import Tensor
 
 from ..checks import check_map, check_parameter, per_axis
 
+ACTIVATIONS = ("gelu",)
+
 
 def check_kernel(name: str, weight: Tensor, bias: Tensor | None, x: Tensor) -> None:
     """Check the weight called `<name>weight` and the bias `<name>bias` of a depthwise convolution of the map x."""
@@ -25,8 +27,10 @@ def check_dilation(dilation) -> tuple[int, int]:
     return rows, columns
 
 
-def check_convolution(x: Tensor, weight: Tensor, bias: Tensor | None, dilation) -> tuple[int, int]:
+def check_convolution(x: Tensor, weight: Tensor, bias: Tensor | None, dilation, activation) -> tuple[int, int]:
     """Check the arguments of a depthwise convolution and return its dilation of rows and of columns."""
+    if activation not in (None, *ACTIVATIONS):
+        raise ValueError(f"activation={activation!r}; valid: None, {', '.join(map(repr, ACTIVATIONS))}")
     check_map("x", x)
     check_kernel("", weight, bias, x)
     return check_dilation(dilation)

@@ -37,9 +37,9 @@ def convolve(
     flip: bool = False,
     epilogue: str = "",
 ) -> Tensor:
-    """Return the convolution, with `flip` by the kernel turned round; `epilogue` is one of fused_epilogue.py.
+    """Return the convolution, with `flip` by the kernel turned round, after an `epilogue` that `finish` has.
 
-    `more` is added unless the epilogue says otherwise.
+    By default that adds `more` if it is given.
     """
     epilogue = epilogue or ("" if more is None else "add")
     out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
@@ -80,15 +80,33 @@ def correlate(
 
 
 @on_device
-def forward(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: Sequence[int]) -> Tensor:
+def forward(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    dilation: Sequence[int],
+    activation: str | None = None,
+    residual: bool = False,
+) -> Tensor:
     """Return the output [B, H, W, C] in the dtype of x."""
-    return convolve(readable(x), weight, bias, dilation)
+    x = readable(x)
+    epilogue = "_".join(filter(None, (activation, "add" if residual else None)))
+    return convolve(x, weight, bias, dilation, x if residual else None, epilogue=epilogue)
 
 
 @on_device
 def backward(
-    dout: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, dilation: Sequence[int]
+    dout: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    dilation: Sequence[int],
+    activation: str | None = None,
+    residual: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Return the gradients of x, weight and bias, given that of the output."""
     x, dout = readable(x), readable(dout)
-    return convolve(dout, weight, None, dilation, flip=True), *correlate(x, dout, weight, bias, dilation)
+    # What goes into the activation is convolved again: that reads no more than reading it back.
+    dsums = convolve(x, weight, bias, dilation, dout, epilogue="slope") if activation else dout
+    dx = convolve(dsums, weight, None, dilation, dout if residual else None, flip=True)
+    return dx, *correlate(x, dsums, weight, bias, dilation)

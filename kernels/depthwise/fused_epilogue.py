@@ -8,16 +8,21 @@ from ..fused_gelu import gelu, gelu_slope
 
 @triton.constexpr_function
 def reads_more(epilogue):
-    return epilogue in ("add", "slope")
+    return epilogue in ("add", "gelu_add", "slope")
 
 
 @triton.jit
 def finish(sums, more, EPILOGUE: tl.constexpr):
-    """The sums, by EPILOGUE: "" as they are, "add" plus `more`, "gelu" their GELU, "slope" its slope times `more`."""
+    """The sums by EPILOGUE: "" as they are, "gelu" through GELU, "slope" the slope of GELU there times `more`.
+
+    "add" and "gelu_add" add `more` at the end.
+    """
     if EPILOGUE == "add":
         return sums + more.to(tl.float32)
     elif EPILOGUE == "gelu":
         return gelu(sums)
+    elif EPILOGUE == "gelu_add":
+        return gelu(sums) + more.to(tl.float32)
     elif EPILOGUE == "slope":
         return gelu_slope(sums) * more.to(tl.float32)
     else:

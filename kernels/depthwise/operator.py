@@ -14,28 +14,43 @@ OPERATOR = Operator(__package__, ("fused", "blocked", "reference"))
 
 
 @torch.library.custom_op("saccade::depthwise_conv2d", mutates_args=())
-def convolution(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: Sequence[int], backend: str) -> Tensor:
-    problem = (x, weight, bias, dilation)
+def convolution(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    dilation: Sequence[int],
+    activation: str | None,
+    residual: bool,
+    backend: str,
+) -> Tensor:
+    problem = (x, weight, bias, dilation, activation, residual)
     return OPERATOR.choose(backend, "forward", *problem).forward(*problem)
 
 
 @convolution.register_fake
-def _(x, weight, bias, dilation, backend):
+def _(x, *rest):
     return x.new_empty(x.shape)
 
 
 @torch.library.custom_op("saccade::depthwise_conv2d_backward", mutates_args=())
 def convolution_backward(
-    dout: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, dilation: Sequence[int], backend: str
+    dout: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    dilation: Sequence[int],
+    activation: str | None,
+    residual: bool,
+    backend: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    problem = (x, weight, bias, dilation)
+    problem = (x, weight, bias, dilation, activation, residual)
     dx, dweight, dbias = OPERATOR.choose(backend, "backward", *problem).backward(dout, *problem)
     # A custom op returns tensors only: no bias is an empty gradient.
     return dx, dweight, x.new_empty(0) if dbias is None else dbias
 
 
 @convolution_backward.register_fake
-def _(dout, x, weight, bias, dilation, backend):
+def _(dout, x, weight, bias, *settings):
     dbias = x.new_empty(0) if bias is None else bias.new_empty(bias.shape)
     return x.new_empty(x.shape), weight.new_empty(weight.shape), dbias
 
@@ -71,5 +86,8 @@ def _forward_flops(x_shape, weight_shape, *rest, out_shape=None, **kwargs) -> in
 
 
 @register_flop_formula(torch.ops.saccade.depthwise_conv2d_backward)
-def _backward_flops(dout_shape, x_shape, weight_shape, *rest, out_shape=None, **kwargs) -> int:
-    return 4 * products(x_shape, weight_shape)
+def _backward_flops(
+    dout_shape, x_shape, weight_shape, bias_shape, dilation, activation, *rest, out_shape=None, **kwargs
+) -> int:
+    # With an activation the convolution is taken again.
+    return (6 if activation else 4) * products(x_shape, weight_shape)

@@ -37,20 +37,45 @@ def _taps(weight: Tensor, dilation: Sequence[int], padded: Tensor) -> Iterator[t
             yield i, j, padded[:, top : top + height, left : left + width]
 
 
-def forward(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: Sequence[int]) -> Tensor:
-    """Return the output [B, H, W, C] in the dtype of x."""
-    wide, taps = widen(x), weight[:, 0].to(widen(x).dtype)
+def _convolve(wide: Tensor, weight: Tensor, bias: Tensor | None, dilation: Sequence[int]) -> Tensor:
+    taps = weight[:, 0].to(wide.dtype)
     out = torch.zeros_like(wide)
     for i, j, part in _taps(weight, dilation, _pad(wide, _reach(weight, dilation))):
         out = out + taps[:, i, j] * part
-    return (out if bias is None else out + bias).to(x.dtype).contiguous()
+    return out if bias is None else out + bias
+
+
+def forward(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    dilation: Sequence[int],
+    activation: str | None = None,
+    residual: bool = False,
+) -> Tensor:
+    """Return the output [B, H, W, C] in the dtype of x."""
+    wide = widen(x)
+    out = _convolve(wide, weight, bias, dilation)
+    if activation:
+        out = F.gelu(out)
+    if residual:
+        out = out + wide
+    return out.to(x.dtype).contiguous()
 
 
 def backward(
-    dout: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, dilation: Sequence[int]
+    dout: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    dilation: Sequence[int],
+    activation: str | None = None,
+    residual: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Return the gradients of x, weight and bias, given that of the output."""
     wide, dwide, taps = widen(x), widen(dout), weight[:, 0].to(widen(x).dtype)
+    if activation:
+        dwide = torch.ops.aten.gelu_backward(dwide, _convolve(wide, weight, bias, dilation))
     reach = _reach(weight, dilation)
     padded = _pad(wide, reach)
     dpadded, dtaps = torch.zeros_like(padded), torch.zeros_like(taps)
@@ -60,5 +85,7 @@ def backward(
         dpart += taps[:, i, j] * dwide
         dtaps[:, i, j] = (part * dwide).sum((0, 1, 2))
     dx = dpadded[:, reach[0] : reach[0] + x.shape[1], reach[1] : reach[1] + x.shape[2]]
+    if residual:
+        dx = dx + widen(dout)
     dbias = None if bias is None else dwide.sum((0, 1, 2)).to(bias.dtype)
     return dx.to(x.dtype).contiguous(), dtaps.unsqueeze(1).to(weight.dtype), dbias

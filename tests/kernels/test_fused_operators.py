@@ -51,7 +51,8 @@ def call(operator):
         chosen = next(known for known in large_kernel_cases.OPERATORS if known.name == operator)
         inputs = [x.detach() * (1 if at == 0 else 0.3) for at, x in enumerate(chosen.inputs(case))]
         names = ("x", *(f"parameter{at}" for at in range(1, len(inputs))))
-        return dict(zip(names, inputs)), lambda **tensors: chosen.ours(*tensors.values(), dilation=case.dilation)
+        options = {"dilation": case.dilation, **OPTIONS}
+        return dict(zip(names, inputs)), lambda **tensors: chosen.ours(*tensors.values(), **options)
     case = {"linear": linear_cases, "agent": agent_cases}[operator].Case(**CASE)
     tensors = {name: x.detach() for name, x in case.tensors().items()}
     return tensors, case.ours
@@ -87,6 +88,7 @@ fused_plan.PROGRAMS = 12
 operator, cases = sys.argv[1], json.loads(sys.argv[2])
 found = {}
 for name, CASE in cases.items():
+    OPTIONS = CASE.pop("options", {})
     CASE = {key: tuple(value) if isinstance(value, list) else value for key, value in CASE.items()}
     dtypes = ("float32",) if found else ("float32", "float16")
     found[name] = {dtype: errors(operator, dtype) for dtype in dtypes}
@@ -118,9 +120,9 @@ def agent(grid, key_grid, agent_grid, dim=16, value_dim=16, **options):
     return {**sizes, "dim": dim, "value_dim": value_dim, **options}
 
 
-def convolution(shape, dilated_kernel=(7, 7), dilation=(1, 1), kernel=(5, 5), bias=True):
+def convolution(shape, dilated_kernel=(7, 7), dilation=(1, 1), kernel=(5, 5), bias=True, **options):
     kernels = {"kernel": kernel, "dilated_kernel": dilated_kernel}
-    return {"shape": shape, **kernels, "dilation": dilation, "bias": bias}
+    return {"shape": shape, **kernels, "dilation": dilation, "bias": bias, "options": options}
 
 
 def focal(shape, kernels, normalize=False):
@@ -130,9 +132,10 @@ def focal(shape, kernels, normalize=False):
 CASES = {
     "depthwise_conv2d": {
         "dilated": convolution((2, 7, 9, 20), dilation=(3, 3)),
-        "uneven": convolution((1, 7, 5, 8), (3, 7), (2, 1), bias=False),
-        "tall": convolution((1, 10, 9, 5), (13, 3), (1, 2)),
-        "wide": convolution((1, 5, 9, 70), (3, 11)),
+        "uneven": convolution((1, 7, 5, 8), (3, 7), (2, 1), bias=False, residual=True),
+        "tall": convolution((1, 10, 9, 5), (13, 3), (1, 2), activation="gelu"),
+        "wide": convolution((1, 5, 9, 70), (3, 11), activation="gelu", residual=True),
+        "by tiles": convolution((1, 9, 6, 10), (9, 9), activation="gelu"),
     },
     "large_kernel_attention": {
         "biased": convolution((2, 9, 11, 20), dilation=(3, 3)),
