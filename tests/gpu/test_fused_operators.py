@@ -27,12 +27,12 @@ def window(window, counts, bias=True, mask=None, heads=2, dim=32, value_dim=32):
     return ours, tensors
 
 
-def convolution(name, shape, kernel=(5, 5), dilated_kernel=(7, 7), dilation=(3, 3), bias=True):
+def convolution(name, shape, kernel=(5, 5), dilated_kernel=(7, 7), dilation=(3, 3), bias=True, **options):
     case = large_kernel_cases.Case(shape, kernel, dilated_kernel, dilation, bias, seed=0)
     operator = next(known for known in large_kernel_cases.OPERATORS if known.name == name)
     inputs = [x.detach() * (0.2 if at else 1) for at, x in enumerate(operator.inputs(case))]
     tensors = {f"x{at}": x for at, x in enumerate(inputs)}
-    return lambda **tensors: (operator.ours(*tensors.values(), dilation=dilation),), tensors
+    return lambda **tensors: (operator.ours(*tensors.values(), dilation=dilation, **options),), tensors
 
 
 def focal(*arguments):
@@ -64,6 +64,15 @@ CALLS = {
         "depthwise_conv2d", (2, 33, 28, 40), dilated_kernel=(31, 31), dilation=(1, 1)
     ),
     "depthwise 5x13, odd": lambda: convolution("depthwise_conv2d", (2, 17, 9, 27), dilated_kernel=(5, 13), bias=False),
+    "depthwise 3x3, GELU": lambda: convolution(
+        "depthwise_conv2d", (4, 56, 50, 96), dilated_kernel=(3, 3), dilation=(1, 1), activation="gelu"
+    ),
+    "depthwise 3x3, odd, GELU, residual": lambda: convolution(
+        "depthwise_conv2d", (2, 13, 7, 27), (5, 5), (3, 3), (1, 1), False, activation="gelu", residual=True
+    ),
+    "depthwise 13x13, GELU": lambda: convolution(
+        "depthwise_conv2d", (2, 28, 30, 160), dilated_kernel=(13, 13), dilation=(1, 1), activation="gelu"
+    ),
     "large kernel": lambda: convolution("large_kernel_attention", (4, 28, 30, 64)),
     "large kernel, wide": lambda: convolution("large_kernel_attention", (2, 14, 14, 320)),
     "focal": lambda: focal((4, 56, 50, 96), (3, 5), False),
@@ -112,7 +121,7 @@ def test_fused_kernels_equal_the_definition(name, dtype):
     assert all(map(torch.equal, found, again))
 
 
-@pytest.mark.parametrize("name", ["window 7x7, mask", "large kernel", "focal", "rala", "agent"])
+@pytest.mark.parametrize("name", ["window 7x7, mask", "depthwise 3x3, GELU", "large kernel", "focal", "rala", "agent"])
 def test_compiled_and_captured(name):
     function, tensors = CALLS[name]()
     tensors = {name: x.to("cuda") for name, x in to(tensors, torch.bfloat16).items()}

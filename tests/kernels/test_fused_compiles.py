@@ -107,9 +107,9 @@ from saccade.kernels.depthwise import fused
 
 x = empty(2, 14, 14, 96)
 for kernel, dilation in (3, 2), (13, 1):
-    weight = empty(96, 1, kernel, kernel)
-    fused.forward(x, weight, None, (dilation, dilation))
-    fused.backward(x, x, weight, None, (dilation, dilation))
+    call = (x, empty(96, 1, kernel, kernel), None, (dilation, dilation), "gelu", True)
+    fused.forward(*call)
+    fused.backward(x, *call)
 """,
     "large_kernel": """
 from saccade.kernels.large_kernel import fused

@@ -1,4 +1,4 @@
-"""Depthwise convolution: VAN's two, UniRepLKNet's 13x13, RepLKNet's 31x31."""
+"""Depthwise convolution: VAN's two, the 3x3 with GELU of its MLPs, UniRepLKNet's 13x13, RepLKNet's 31x31."""
 
 from __future__ import annotations
 
@@ -16,9 +16,11 @@ from ..problem import Draw, MapCase, Problem, both_layouts
 class Case(MapCase):
     kernel: int
     dilation: int
+    activation: str | None = None
 
     def __str__(self) -> str:
-        return f"{super().__str__()} kernel {self.kernel} dilation {self.dilation}"
+        activation = f" {self.activation}" if self.activation else ""
+        return f"{super().__str__()} kernel {self.kernel} dilation {self.dilation}{activation}"
 
     def problem(self, draw: Draw) -> Problem:
         inputs = {
@@ -26,15 +28,16 @@ class Case(MapCase):
             "weight": draw.weight(self.channels, 1, self.kernel, self.kernel),
             "bias": draw(self.channels),
         }
-        ours = partial(depthwise_conv2d, dilation=self.dilation)
-        return Problem(inputs, ours, both_layouts(partial(plain, dilation=self.dilation)))
+        options = {"dilation": self.dilation, "activation": self.activation}
+        return Problem(inputs, partial(depthwise_conv2d, **options), both_layouts(partial(plain, **options)))
 
 
-def plain(x: Tensor, weight: Tensor, bias: Tensor, dilation: int) -> Tensor:
+def plain(x: Tensor, weight: Tensor, bias: Tensor, dilation: int, activation: str | None) -> Tensor:
     padding = weight.shape[-1] // 2 * dilation
     u = x.permute(0, 3, 1, 2)
     out = F.conv2d(u, weight, bias, padding=padding, dilation=dilation, groups=weight.shape[0])
-    return out.permute(0, 2, 3, 1)
+    out = out.permute(0, 2, 3, 1)
+    return F.gelu(out) if activation else out
 
 
 CASES = (
@@ -42,6 +45,8 @@ CASES = (
     Case(128, 56, 56, 64, 7, 3),
     Case(128, 14, 14, 320, 5, 1),
     Case(128, 14, 14, 320, 7, 3),
+    Case(128, 56, 56, 512, 3, 1, "gelu"),
+    Case(128, 14, 14, 1280, 3, 1, "gelu"),
     Case(128, 28, 28, 160, 13, 1),
     Case(128, 14, 14, 320, 13, 1),
     Case(32, 56, 56, 128, 31, 1),
