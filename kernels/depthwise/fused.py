@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..launch import Plans, on_device, readable, why_not
+from .fused_gelu_plan import correlate_gelu as plan_gelu
 from .fused_plan import Arrange, Call, Convolve, Correlate
 
 LARGEST_KERNEL = 63
@@ -79,6 +80,33 @@ def correlate(
     return dweight, None if bias is None else dbias
 
 
+def correlate_gelu(
+    x: Tensor, dout: Tensor, weight: Tensor, bias: Tensor | None, dilation: Sequence[int]
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Return the gradients of what goes into the GELU, weight and bias, given that of the output.
+
+    What goes into the GELU is convolved again, which reads no more than reading it back would.
+    """
+    dsums = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    if not x.numel():
+        return dsums, *correlate(x, dout, weight, bias, dilation)
+    kernel = tuple(weight.shape[2:])
+    plan = _plans(
+        lambda: plan_gelu(
+            Call(x.shape, kernel, dilation, x, dout),
+            dilation,
+            *(t.stride() for t in (x, dout, dsums)),
+            bias is not None,
+        ),
+        ("gelu", tuple(dilation), kernel),
+        *(x, dout, weight, bias),
+    )
+    dweight, dbias = plan(
+        x, taps(weight), bias, dout, dsums, weight.dtype, weight.dtype if bias is None else bias.dtype
+    )
+    return dsums, dweight, None if bias is None else dbias
+
+
 @on_device
 def forward(
     x: Tensor,
@@ -106,7 +134,8 @@ def backward(
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Return the gradients of x, weight and bias, given that of the output."""
     x, dout = readable(x), readable(dout)
-    # What goes into the activation is convolved again: that reads no more than reading it back.
-    dsums = convolve(x, weight, bias, dilation, dout, epilogue="slope") if activation else dout
-    dx = convolve(dsums, weight, None, dilation, dout if residual else None, flip=True)
-    return dx, *correlate(x, dsums, weight, bias, dilation)
+    if activation:
+        dsums, dweight, dbias = correlate_gelu(x, dout, weight, bias, dilation)
+    else:
+        dsums, (dweight, dbias) = dout, correlate(x, dout, weight, bias, dilation)
+    return convolve(dsums, weight, None, dilation, dout if residual else None, flip=True), dweight, dbias

@@ -171,18 +171,28 @@ class Correlate:
                 strips.sizes,
                 num_warps=1,
             )
-        used = call.used if call.strips else kernel
-        self.settle = Settle(programs, call.channels, kernel, used, (1, kernel[0] * kernel[1]))
-        self.weight = (call.channels, 1, *kernel)
+        self.total = Total(call, programs, call.used if call.strips else kernel)
 
     def __call__(
         self, x: Tensor, dout: Tensor, weight_dtype: dtype = float32, bias_dtype: dtype = float32
     ) -> tuple[Tensor, Tensor]:
         """Return the gradients of the weights as [C, 1, KH, KW] and of the bias; one plan is for one pair of dtypes."""
-        partial = self.settle.partial(x)
+        partial = self.total.partial(x)
         self.kernel(x, dout, partial)
-        dweight = empty(self.weight, dtype=weight_dtype, device=x.device)
-        dbias = empty(self.weight[:1], dtype=bias_dtype, device=x.device)
+        return self.total(partial, weight_dtype, bias_dtype)
+
+
+class Total:
+    """The gradients of weights and bias of a kind of call from what programs left of those of the `used` taps."""
+
+    def __init__(self, call: Call, programs: int, used: tuple[int, int]):
+        self.settle = Settle(programs, call.channels, call.kernel, used, (1, call.kernel[0] * call.kernel[1]))
+        self.partial = self.settle.partial
+        self.weight = (call.channels, 1, *call.kernel)
+
+    def __call__(self, partial: Tensor, weight_dtype: dtype, bias_dtype: dtype) -> tuple[Tensor, Tensor]:
+        dweight = empty(self.weight, dtype=weight_dtype, device=partial.device)
+        dbias = empty(self.weight[:1], dtype=bias_dtype, device=partial.device)
         self.settle(partial, dweight, dbias)
         return dweight, dbias
 

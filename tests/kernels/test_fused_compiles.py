@@ -83,7 +83,7 @@ def run(name, heads, dtype, weighted=False, parameters=(), rotated=False, power=
     rotaries = [empty(2, 784, 32, dtype=torch.float32) if rotated else None] * 2
     tensors, form = (q, k, v, weight, *parameters, *rotaries), Form(name, name, "divide", 1.0, True, power, 1e-6)
     out, *saved = fused.forward(tensors, form)
-    fused.backward(out, tensors, saved, [x is not None for x in tensors[:6]] + [False, False], form)
+    fused.backward(out, tensors, (*saved, out), [x is not None for x in tensors[:6]] + [False, False], form)
 
 
 run("focused", 2, torch.bfloat16, parameters=[(2, 32)] * 2)
@@ -106,7 +106,7 @@ for agents, width, dtype in (9, 32, torch.bfloat16), (49, 64, torch.bfloat16), (
 from saccade.kernels.depthwise import fused
 
 x = empty(2, 14, 14, 96)
-for kernel, dilation in (3, 2), (13, 1):
+for kernel, dilation in (3, 1), (3, 2), (13, 1):
     call = (x, empty(96, 1, kernel, kernel), None, (dilation, dilation), "gelu", True)
     fused.forward(*call)
     fused.backward(x, *call)
@@ -149,9 +149,17 @@ KERNELS = {
         "differentiate_rows",
         "differentiate_windows",
     },
-    "linear": {"apply", "differentiate_keys", "differentiate_queries", "measure", "reduce", "settle", "total"},
+    "linear": {"apply", "balance", "differentiate_keys", "differentiate_tokens", "measure", "reduce", "settle", "total"},
     "agent": {"differentiate_keys", "differentiate_queries", "gather", "merge", "read"},
-    "depthwise": {"arrange", "convolve", "convolve_strips", "correlate", "correlate_strips", "settle"},
+    "depthwise": {
+        "arrange",
+        "convolve",
+        "convolve_strips",
+        "correlate",
+        "correlate_gelu_strips",
+        "correlate_strips",
+        "settle",
+    },
     "large_kernel": {
         "arrange",
         "convolve_strips",

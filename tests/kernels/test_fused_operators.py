@@ -16,6 +16,7 @@ import json, sys
 import agent_cases, focal_cases, large_kernel_cases, linear_cases, window_cases
 import torch
 import saccade
+from saccade.kernels.depthwise import fused_gelu_plan
 from saccade.kernels.linear import fused_plan
 from saccade.kernels.window import window_attention
 
@@ -83,8 +84,8 @@ def errors(operator, dtype):
 
 
 torch.use_deterministic_algorithms(True)
-# So few programs that each takes several blocks of tokens.
-fused_plan.PROGRAMS = 12
+# So few programs that each takes several blocks of tokens, or strips.
+fused_plan.PROGRAMS, fused_gelu_plan.PROGRAMS = 12, 2
 operator, cases = sys.argv[1], json.loads(sys.argv[2])
 found = {}
 for name, CASE in cases.items():
@@ -136,6 +137,7 @@ CASES = {
         "tall": convolution((1, 10, 9, 5), (13, 3), (1, 2), activation="gelu"),
         "wide": convolution((1, 5, 9, 70), (3, 11), activation="gelu", residual=True),
         "by tiles": convolution((1, 9, 6, 10), (9, 9), activation="gelu"),
+        "back in one pass": convolution((2, 5, 9, 70), (3, 3), activation="gelu", residual=True),
     },
     "large_kernel_attention": {
         "biased": convolution((2, 9, 11, 20), dilation=(3, 3)),
