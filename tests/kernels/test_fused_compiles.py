@@ -83,7 +83,7 @@ def run(name, heads, dtype, weighted=False, parameters=(), rotated=False, power=
     rotaries = [empty(2, 784, 32, dtype=torch.float32) if rotated else None] * 2
     tensors, form = (q, k, v, weight, *parameters, *rotaries), Form(name, name, "divide", 1.0, True, power, 1e-6)
     out, *saved = fused.forward(tensors, form)
-    fused.backward(out, tensors, (*saved, out), [x is not None for x in tensors[:6]] + [False, False], form)
+    fused.backward(out, tensors, saved, [x is not None for x in tensors[:6]] + [False, False], form)
 
 
 run("focused", 2, torch.bfloat16, parameters=[(2, 32)] * 2)
@@ -149,7 +149,7 @@ KERNELS = {
         "differentiate_rows",
         "differentiate_windows",
     },
-    "linear": {"apply", "balance", "differentiate_keys", "differentiate_tokens", "measure", "reduce", "settle", "total"},
+    "linear": {"apply", "differentiate_keys", "differentiate_queries", "measure", "reduce", "settle", "total"},
     "agent": {"differentiate_keys", "differentiate_queries", "gather", "merge", "read"},
     "depthwise": {
         "arrange",
