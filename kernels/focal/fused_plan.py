@@ -11,20 +11,26 @@ from ..depthwise.fused import taps as arranged
 from ..depthwise.fused_plan import Call as Convolution
 from ..depthwise.fused_plan import Convolve, Correlate, lanes_of
 from ..fused_rows import PRODUCTS
+from ..large_kernel.fused_point import project
 from ..launch import BoundKernel, wide
 from .fused_kernels import differentiate_level, focus
 from .fused_strips import differentiate_level_strips, focus_strips
-from .fused_token_kernels import differentiate_gates, differentiate_last, modulate
+from .fused_token_kernels import differentiate_gates, differentiate_last, gather, modulate
 from .saved import Saved
 
-BLOCK = 64  # tokens of a program that multiplies nothing
+TILE = 4096  # tokens by channels of a program that multiplies nothing
+GATES_BLOCK = 32  # tokens that `differentiate_gates` takes at a time, of up to 128 channels
+GATES_REGISTERS = 128  # of a thread of it: 16 warps a multiprocessor
+LAST_REGISTERS = 80  # of one of `differentiate_last`: 24 warps
+MOST_PARTS = 32  # sums over tokens that are left to those who need them
 REGISTERS = 128  # of a thread that convolves a tile; left alone, the compiler takes up to 255 for all GELUs at once
 STRIP_REGISTERS = 168  # of a thread that convolves a strip with up to 5x5 taps: 12 warps a multiprocessor
 FOCUS_REGISTERS = 128  # of one of `focus_strips` with 4 columns: 16 warps
 STRIPS = 12 * 132  # programs of strips that run at a time
 POINT_BLOCK = 64  # tokens of a program of `modulate`, half of them in float32
 POINT_REGISTERS = 168  # of a thread of it
-MOST_COLUMNS = 128  # channels that a program of `modulate` makes: each block of them gathers the contexts again
+POINT_STAGES = 4  # of its loop over channels: with 3 steps all that they load is under way at once
+MOST_COLUMNS = 128  # channels up to which `modulate` does all; of more the gated sum is made first
 
 
 def _columns(width: int, kernel: int) -> int:
@@ -36,6 +42,10 @@ def _columns(width: int, kernel: int) -> int:
     else:
         choices = (5, 4)
     return min(choices, key=lambda columns: -(-width // columns) * columns)
+
+
+def _parts(parts: int) -> dict[str, int]:
+    return {"PARTS": parts, "PADDED": triton.next_power_of_2(parts)}
 
 
 class Strips:
@@ -97,7 +107,9 @@ class Call:
         self.extent = (self.height, self.width, self.channels)
         shape = (self.maps, *self.extent)
         self.convolutions = [Convolution(shape, (k, k), (1, 1), projected) for k in kernels]
-        self.blocks = -(-self.tokens // BLOCK)
+        lanes = 128 if self.channels % 128 == 0 else lanes_of(self.channels)
+        self.tile = {"BLOCK": TILE // lanes, "CHANNELS": lanes}
+        self.grid = (-(-self.channels // lanes), -(-self.tokens * lanes // TILE), self.maps)
         even = projected.data_ptr() % 16 == 0 and self.channels % 2 == 0 and self.stride % 2 == 0
         pack = 2 if projected.dtype.itemsize == 2 and even else 1
         self.strips = [
@@ -171,27 +183,38 @@ class ForwardPlan:
             for level in range(call.levels)
         ]
         last = call.strips[-1]
-        parts = last.count * last.side if last else call.convolutions[-1].tiles
-        self.partial = (call.maps, parts // call.maps, call.channels)
-        columns = max(16, min(MOST_COLUMNS, triton.next_power_of_2(call.channels)))
-        block = POINT_BLOCK // 2 if call.dtype == float32 else POINT_BLOCK
-        self.modulate = BoundKernel(
-            modulate,
-            (-(-call.channels // columns), -(-call.tokens // block), call.maps),
-            (call.stride, call.tokens, call.channels, call.factor, point_weight.stride(0)),
-            {
-                "LEVELS": call.levels,
-                "BLOCK": block,
-                "COLUMNS": columns,
-                "DEPTH": max(16, lanes_of(call.channels)),
-                "HAS_BIAS": point_bias is not None,
-                "KEEPS": keeps,
-                "PRODUCT": PRODUCTS[call.dtype],
-            },
-            maxnreg=POINT_REGISTERS,
-            num_warps=4,
-            num_stages=2,
-        )
+        parts = (last.count * last.side if last else call.convolutions[-1].tiles) // call.maps
+        self.partial = (call.maps, parts, call.channels)
+        self.in_one = call.channels <= MOST_COLUMNS
+        self.joins = self.in_one or parts > MOST_PARTS
+        numbers = (call.stride, call.tokens, call.channels, call.factor)
+        kind = {"LEVELS": call.levels, "KEEPS": keeps}
+        if self.in_one:
+            block = POINT_BLOCK // 2 if call.dtype == float32 else POINT_BLOCK
+            self.modulate = BoundKernel(
+                modulate,
+                (-(-call.tokens // block), call.maps, 1),
+                (*numbers, point_weight.stride(0)),
+                {
+                    **kind,
+                    "BLOCK": block,
+                    "COLUMNS": max(16, triton.next_power_of_2(call.channels)),
+                    "DEPTH": max(16, lanes_of(call.channels)),
+                    "HAS_BIAS": point_bias is not None,
+                    "PRODUCT": PRODUCTS[call.dtype],
+                },
+                maxnreg=POINT_REGISTERS,
+                num_warps=4,
+                num_stages=POINT_STAGES,
+            )
+        else:
+            self.modulate = BoundKernel(
+                gather,
+                call.grid,
+                numbers,
+                {**kind, **_parts(1 if self.joins else parts), **call.tile},
+                num_warps=4,
+            )
 
     def __call__(
         self, projected: Tensor, taps: Sequence[Tensor], point_weight: Tensor, point_bias: Tensor | None
@@ -204,9 +227,15 @@ class ForwardPlan:
             kept = convolved[:, level] if keeps else None
             kernel(z, taps[level], kept, contexts[:, level], partial)
             z = contexts[:, level]
-        mean = partial.sum(1)
-        modulator, out = call.map(projected) if keeps else None, call.map(projected)
-        self.modulate(contexts, gates, mean, point_weight, point_bias, query, modulator, out)
+        partial = partial.sum(1) if self.joins else partial
+        modulator = call.map(projected) if keeps or not self.in_one else None
+        if self.in_one:
+            mean, out = partial, call.map(projected)
+            self.modulate(contexts, gates, mean, modulator, point_weight, point_bias, query, out)
+        else:
+            mean = empty((call.maps, call.channels), dtype=float32, device=projected.device) if keeps else None
+            self.modulate(contexts, gates, partial, mean, modulator)
+            out, _ = project(modulator, point_weight.T, bias=point_bias, gate=query)
         return out, Saved(modulator, contexts, convolved, mean) if keeps else None
 
 
@@ -215,22 +244,33 @@ class BackwardPlan:
 
     def __init__(self, call: Call):
         self.call = call
-        self.partial = (call.maps, call.blocks, call.channels)
-        lanes = lanes_of(call.channels)
-        sizes = {"LEVELS": call.levels, "BLOCK": BLOCK, "CHANNELS": lanes}
+        lanes = min(128, triton.next_power_of_2(call.channels))
+        blocks = -(-call.tokens // GATES_BLOCK)
+        each = -(-blocks // (MOST_PARTS // 2)) if call.channels <= lanes else 1
+        parts = -(-blocks // each)
+        self.partial, self.joins = (call.maps, parts, call.channels), parts > MOST_PARTS
         spare = call.row - 2 * call.channels - call.levels - 1
         self.gates_kernel = BoundKernel(
             differentiate_gates,
-            (call.blocks, call.maps, 1),
+            (parts, call.maps, 1),
             (call.stride, call.row, call.tokens, call.channels, call.factor),
-            {**sizes, "SPARE": spare, "WIDTH": triton.next_power_of_2(call.levels + 1 + spare)},
+            {
+                "LEVELS": call.levels,
+                "SPARE": spare,
+                "WIDTH": triton.next_power_of_2(call.levels + 1 + spare),
+                "BLOCK": GATES_BLOCK,
+                "BLOCKS": each,
+                "CHANNELS": lanes,
+            },
+            maxnreg=GATES_REGISTERS,
             num_warps=4,
         )
         self.last_kernel = BoundKernel(
             differentiate_last,
-            (-(-call.channels // lanes), call.blocks, call.maps),
+            call.grid,
             (call.stride, call.tokens, call.channels, call.factor, 1 / call.tokens),
-            sizes,
+            {"LEVELS": call.levels, **_parts(1 if self.joins else parts), **call.tile},
+            maxnreg=LAST_REGISTERS,
             num_warps=4,
         )
         self.level_kernels = [
@@ -263,7 +303,8 @@ class BackwardPlan:
         partial = empty(self.partial, dtype=float32, device=projected.device)
         self.gates_kernel(dmodulator, contexts, gates, mean, dgates, partial)
         d = call.map(projected)
-        self.last_kernel(dmodulator, gates, convolved, mean, partial.sum(1), d)
+        partial = partial.sum(1) if self.joins else partial
+        self.last_kernel(dmodulator, gates, convolved, mean, partial, d)
         dweights = []
         for level in reversed(range(call.levels)):
             z = contexts[:, level - 1] if level else context

@@ -42,6 +42,8 @@ def project(
     """
     n = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     m = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
+    # Before the product, lest it be waited for after that.
+    gate = load_block(gate_ptr, n, gate_stride, m, tokens, channels) if HAS_GATE else None
     acc = tl.zeros([BLOCK, COLUMNS], tl.float32)
     for start in range(0, channels, DEPTH):
         k = start + tl.arange(0, DEPTH)
@@ -57,7 +59,7 @@ def project(
     if HAS_BIAS:
         acc += tl.load(bias_ptr + m, mask=m < channels, other=0.0).to(tl.float32)[None, :]
     if HAS_GATE:
-        acc = acc * load_block(gate_ptr, n, gate_stride, m, tokens, channels).to(tl.float32)
+        acc = acc * gate.to(tl.float32)
     inside = (n < tokens)[:, None] & (m < channels)[None, :]
     at = out_ptr + n.to(tl.int64)[:, None] * out_stride + m[None, :]
     tl.store(at, acc.to(out_ptr.dtype.element_ty), mask=inside)

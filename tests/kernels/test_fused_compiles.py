@@ -83,7 +83,7 @@ def run(name, heads, dtype, weighted=False, parameters=(), rotated=False, power=
     rotaries = [empty(2, 784, 32, dtype=torch.float32) if rotated else None] * 2
     tensors, form = (q, k, v, weight, *parameters, *rotaries), Form(name, name, "divide", 1.0, True, power, 1e-6)
     out, *saved = fused.forward(tensors, form)
-    fused.backward(out, tensors, saved, [x is not None for x in tensors[:6]] + [False, False], form)
+    fused.backward(out, tensors, (*saved, out), [x is not None for x in tensors[:6]] + [False, False], form)
 
 
 run("focused", 2, torch.bfloat16, parameters=[(2, 32)] * 2)
@@ -124,9 +124,9 @@ fused.backward(out[0], x, *out[1:], parameters, (3, 3))
     "focal": """
 from saccade.kernels.focal import fused
 
-for kernels in (3, 5), (7, 9):
-    weights = [empty(96, 1, k, k) for k in kernels]
-    call = (empty(2, 28, 28, 2 * 96 + 16), weights, empty(96, 96), empty(96), False)
+for channels, kernels in (96, (3, 5)), (96, (7, 9)), (192, (3, 5)):
+    weights = [empty(channels, 1, k, k) for k in kernels]
+    call = (empty(2, 28, 28, 2 * channels + 16), weights, empty(channels, channels), empty(channels), False)
     fused.backward(*fused.forward(*call, True), *call)
 """,
 }
@@ -149,7 +149,7 @@ KERNELS = {
         "differentiate_rows",
         "differentiate_windows",
     },
-    "linear": {"apply", "differentiate_keys", "differentiate_queries", "measure", "reduce", "settle", "total"},
+    "linear": {"apply", "balance", "differentiate_keys", "differentiate_tokens", "measure", "reduce", "settle", "total"},
     "agent": {"differentiate_keys", "differentiate_queries", "gather", "merge", "read"},
     "depthwise": {
         "arrange",
@@ -180,6 +180,7 @@ KERNELS = {
         "differentiate_weight",
         "focus",
         "focus_strips",
+        "gather",
         "modulate",
         "project",
         "settle",

@@ -144,6 +144,8 @@ CASES = {
         "many channels": convolution((1, 7, 6, 130), dilation=(3, 3), kernel=(3, 3), bias=False),
     },
     "focal": {
+        "side by side": focal((1, 5, 16, 96), (3, 5)),
+        "many channels": focal((1, 6, 9, 130), (3, 5)),
         "two levels": focal((2, 9, 11, 20), (3, 5), True),
         "one level": focal((1, 10, 8, 40), (3,)),
         "three levels": focal((2, 7, 7, 70), (3, 5, 7)),
