@@ -11,13 +11,16 @@ from torch import Tensor
 
 from ..launch import Plans, on_device, readable, why_not
 from . import reference
-from .fused_plan import BackwardPlan, Call, ForwardPlan
+from .fused_backward_plan import BackwardPlan
+from .fused_plan import Call, ForwardPlan
 from .reference import Form
 
 MAPS = {
     "identity", "relu", "leaky_relu", "exponential", "elu", "elu_plus_one", "silu", "unit", "softmax_channels",
     "focused",
 }  # fmt: skip
+POSITIVE = {"relu", "exponential", "elu_plus_one", "softmax_channels", "focused"}
+"""Maps whose features are not negative."""
 LARGEST_WIDTH = 128
 LARGEST_POWER = 8
 """Beyond it the powers of channels far below their token's length would leave float32's range."""
@@ -30,6 +33,8 @@ def unsupported(direction: str, tensors: Sequence[Tensor | None], form: Form) ->
     for name in (form.query_map, form.key_map):
         if name not in MAPS:
             return f"has no feature map {name}"
+    if form.normalizer == "magnitude_aware" and not {form.query_map, form.key_map} <= POSITIVE:
+        return "needs feature maps without negative features for magnitude_aware"
     if "focused" in (form.query_map, form.key_map) and form.power > LARGEST_POWER:
         return f"needs a power of at most {LARGEST_POWER}, got {form.power}"
     if max(q.shape[-1], v.shape[-1]) > LARGEST_WIDTH:
@@ -61,19 +66,24 @@ def _backward(
     tensors = _prepared(tensors)
     q, k, v, weight = tensors[:4]
     gradients = [None if x is None else torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (q, k, v, weight)]
-    plan = _plans(lambda: BackwardPlan(Call(tensors, form), dout, *gradients[:3]), ("backward", form), *tensors, dout)
+    out = saved[-1]
+    plan = _plans(
+        lambda: BackwardPlan(Call(tensors, form), out, dout, *gradients[:3]), ("backward", form), *tensors, out, dout
+    )
     return [*gradients, *plan(tensors, dout, saved, gradients), None, None]
 
 
 def forward(tensors: Sequence[Tensor | None], form: Form) -> tuple[Tensor, ...]:
-    """Return the output [B, N, heads, E] in the dtype of v, then the state and the norms of queries and of keys."""
+    """Return the output [B, N, heads, E] in the dtype of v, then the state, the norms of queries and of keys, and what
+    queries are divided by.
+    """
     return _forward(tensors[0], tensors, form)
 
 
 def saved_shapes(tensors: Sequence[Tensor | None], form: Form) -> tuple[tuple[int, ...], ...]:
     """Return the shapes of what `forward` returns after the output."""
     call = Call(tensors, form)
-    return call.state, call.stats(of_keys=False), call.stats(of_keys=True)
+    return call.state, call.stats(of_keys=False), call.stats(of_keys=True), call.sums
 
 
 def backward(

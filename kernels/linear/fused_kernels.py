@@ -150,7 +150,7 @@ def reduce(
         keys += psi
         if SHIFT:
             values += value.to(tl.float32)
-        psi = turned(psi, rotary_ptr, n, valid, tokens, False, D, WIDTH, ROTARY)
+        psi = turned(psi, rotary_ptr, n, valid, tokens, tl.arange(0, WIDTH), False, D, ROTARY)
         pairs += pairs_product(psi, value, PRODUCT)
     slot = tl.program_id(1) * tl.num_programs(2) + sample
     store_state(partial_ptr, slot, group, heads, pairs, tl.sum(keys, 0), tl.sum(values, 0), GROUP, WIDTH, VALUE_WIDTH)
@@ -199,6 +199,7 @@ def apply(
     rotary_ptr,
     stats_ptr,
     state_ptr,
+    sums_ptr,
     out_ptr,
     q_strides,
     out_strides,
@@ -222,7 +223,7 @@ def apply(
     WIDE: tl.constexpr,
     PRODUCT: tl.constexpr,
 ):
-    """Output of the tokens and heads that `reduce` would take."""
+    """Output of the tokens and heads that `reduce` would take, and t for the gradient, [B, tokens, heads]."""
     group = tl.program_id(0)
     sample = tl.program_id(2)
     scales = head_scales(parameter_ptr, group, heads, GROUP, D, WIDTH, HAS_PARAMETER)
@@ -238,8 +239,11 @@ def apply(
         x = spread(x, MAP, PRODUCT)
         lift, factor = norms(x, scales, stats_ptr, sample, tokens, n, valid, MAP, STATS, POWER)
         phi = features(x, lift, scales, MAP, POWER, D, WIDTH)
-        alpha, beta = normalizer(tl.sum(phi * keys[None, :, :], 2) * factor[:, None], eps, NORMALIZER)
-        phi = turned(phi, rotary_ptr, n, valid, tokens, False, D, WIDTH, ROTARY)
+        t = tl.sum(phi * keys[None, :, :], 2) * factor[:, None]
+        sums_at, known = numbers(sums_ptr, sample, tokens, n, valid, group, heads, GROUP)
+        tl.store(sums_at, t, mask=known)
+        alpha, beta = normalizer(t, eps, NORMALIZER)
+        phi = turned(phi, rotary_ptr, n, valid, tokens, tl.arange(0, WIDTH), False, D, ROTARY)
         out = rows_product(phi * (alpha * factor[:, None])[:, :, None], pairs, GROUP, VALUE_WIDTH, PRODUCT)
         if SHIFT:
             out += beta[:, :, None] * values[None, :, :]

@@ -136,43 +136,47 @@ def pullback(x, d, MAP: tl.constexpr, D: tl.constexpr, WIDTH: tl.constexpr):
 
 
 @triton.jit
-def steepness(lift, factor, valid, POWER: tl.constexpr):
-    """What `focused_pullback` wants the gradient of focused features multiplied by, zero where there is no token."""
-    return tl.where(valid, factor * lift * POWER, 0.0)
+def steepness(lift, factor, POWER: tl.constexpr):
+    """What `focused_pullback` wants the gradient of focused features multiplied by."""
+    return factor * lift * POWER
 
 
 @triton.jit
-def focused_pullback(y, d, along, lift, factor, valid, POWER: tl.constexpr):
-    """Gradient of y = `positive(x)` from that of the focused features times `steepness`.
+def focused_pullback(z, d, along, lift, factor, POWER: tl.constexpr):
+    """Gradient of y = `positive(x)`, [tokens, channels], from that of the focused features times `steepness`.
 
     With z = y / |y| and r = z^POWER, the features are r |y| / |r| = r * factor; `along` is the sum of their gradients
     times features over all heads.
     """
-    along = tl.where(valid, along * lift, 0.0)
-    tilt = along * factor * lift * steepness(lift, factor, valid, POWER)
-    z = y * lift[:, None, None]
-    bent = d - raised(z, POWER) * tilt[:, None, None]
-    return raised(z, POWER - 1) * bent + z * along[:, None, None]
+    along = along * lift
+    tilt = along * factor * lift * steepness(lift, factor, POWER)
+    bent = d - raised(z, POWER) * tilt[:, None]
+    return raised(z, POWER - 1) * bent + z * along[:, None]
 
 
 @triton.jit
-def turned(
-    x, rotary_ptr, n, valid, tokens, BACK: tl.constexpr, D: tl.constexpr, WIDTH: tl.constexpr, ROTARY: tl.constexpr
-):
-    """A tile with each pair of neighbouring channels turned by its token's angle, or BACK by it.
+def turned(x, rotary_ptr, n, valid, tokens, c, BACK: tl.constexpr, D: tl.constexpr, ROTARY: tl.constexpr):
+    """[tokens, heads, channels `c`] with each pair of neighbouring channels turned by its token's angle, or BACK by it.
 
     `rotary_ptr` is [2, tokens, D], cosines and sines.
     """
     if ROTARY:
-        d = tl.arange(0, WIDTH)
-        at = rotary_ptr + n[:, None] * D + d[None, :]
-        inside = valid[:, None] & (d < D)[None, :]
+        at = rotary_ptr + n[:, None] * D + c[None, :]
+        inside = valid[:, None] & (c < D)[None, :]
         cos = tl.load(at, mask=inside, other=0.0).to(tl.float32)[:, None, :]
         sin = tl.load(at + tokens * D, mask=inside, other=0.0).to(tl.float32)[:, None, :]
         if BACK:
             x = x * cos - quarter_turn(x * sin)
         else:
             x = x * cos + quarter_turn(x) * sin
+    return x
+
+
+@triton.jit
+def turned_rows(x, rotary_ptr, n, valid, tokens, c, BACK: tl.constexpr, D: tl.constexpr, ROTARY: tl.constexpr):
+    """What `turned` gives, of [tokens, channels]."""
+    if ROTARY:
+        x = tl.reshape(turned(x[:, None, :], rotary_ptr, n, valid, tokens, c, BACK, D, ROTARY), x.shape)
     return x
 
 
@@ -199,16 +203,15 @@ def normalizer(t, eps, NORMALIZER: tl.constexpr):
 
 
 @triton.jit
-def normalizer_pullback(t, eps, dalpha, dbeta, NORMALIZER: tl.constexpr):
-    """Gradient of t."""
+def normalizer_pullback(t, alpha, eps, delta, dbeta, NORMALIZER: tl.constexpr):
+    """Gradient of t, given those of alpha, times alpha, and of beta."""
     if NORMALIZER == "divide":
-        return -dalpha / ((t + eps) * (t + eps))
+        return -delta * alpha
     elif NORMALIZER == "divide_clamped":
-        clamped = tl.maximum(t, eps)
-        return tl.where(t >= eps, -dalpha / (clamped * clamped), 0.0)
+        return tl.where(t >= eps, -delta * alpha, 0.0)
     elif NORMALIZER == "subtract":
         return -dbeta
     elif NORMALIZER == "magnitude_aware":
-        return -dalpha / ((t + eps) * (t + eps)) - dbeta
+        return -delta / (alpha * (t + eps) * (t + eps)) - dbeta
     else:
         return tl.zeros_like(t)

@@ -1,4 +1,4 @@
-"""From a kind of call to bound kernels: how heads and tokens are shared out, and the launches."""
+"""From a kind of call to bound kernels: how heads and tokens are shared out, and the launches of the output."""
 
 from collections.abc import Sequence
 
@@ -7,8 +7,7 @@ from torch import Tensor, empty, float32
 
 from ..fused_rows import PRODUCTS
 from ..launch import BoundKernel, split, token_strides, wide
-from .fused_backward import differentiate_keys, differentiate_queries
-from .fused_kernels import apply, measure, reduce, settle, total
+from .fused_kernels import apply, measure, reduce, settle
 from .reference import Form
 
 PROGRAMS = 1056  # to aim for where tokens can be split: 8 for each of 132 multiprocessors
@@ -36,6 +35,7 @@ class Call:
         widths = [max(16, triton.next_power_of_2(int(x.shape[-1]))) for x in (q, v)]
         self.pairs = widths[0] * (widths[1] + 1)
         self.state = (self.batch, self.heads, self.pairs + widths[1])
+        self.sums = (self.batch, self.queries, self.heads)
         all_heads = triton.next_power_of_2(int(self.heads))
         focused = "focused" in (form.query_map, form.key_map)
         # Float32 products run without tensor cores, on smaller tiles.
@@ -154,36 +154,18 @@ class Settle:
         return state
 
 
-class Total:
-    """Gradients of a map's parameters from programs' parts."""
-
-    def __init__(self, call: Call, splits: int):
-        entries, columns = call.heads * call.dim, 8
-        self.partial = (splits * call.batch, entries)
-        self.kernel = BoundKernel(
-            total, (-(-entries // columns), 1, 1), self.partial, {"BLOCK": 128, "COLUMNS": columns}, num_warps=4
-        )
-
-    def scratch(self, like: Tensor) -> Tensor:
-        return empty(self.partial, dtype=float32, device=like.device)
-
-    def __call__(self, partial: Tensor, parameter: Tensor) -> Tensor:
-        gradient = empty(parameter.shape, dtype=parameter.dtype, device=parameter.device)
-        self.kernel(partial, gradient)
-        return gradient
-
-
 class ForwardPlan:
     """out of a kind of call, and what its gradient needs of it."""
 
     def __init__(self, call: Call, out: Tensor):
+        self.sums = call.sums
         self.measures = [Measure(call, of_keys) for of_keys in (False, True)]
         self.settle = Settle(call, call.split(call.keys)[0])
         self.reduce = call.kernel(reduce, True, (call.k, call.v), 3, HAS_WEIGHT=call.weighted)
         self.apply = call.kernel(apply, False, (call.q, token_strides(out)), 3, NORMALIZER=call.form.normalizer)
 
-    def __call__(self, tensors: Sequence[Tensor | None], out: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Fill out and return the state and the norms of queries and of keys."""
+    def __call__(self, tensors: Sequence[Tensor | None], out: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Fill out and return the state, the norms of queries and of keys, and what queries are divided by."""
         q, k, v, weight, query_parameter, key_parameter, query_rotary, key_rotary = tensors
         query_stats, key_stats = (
             measure(x, parameter)
@@ -192,66 +174,6 @@ class ForwardPlan:
         partial = self.settle.scratch(k)
         self.reduce(k, v, weight, key_parameter, key_rotary, key_stats, partial)
         state = self.settle(partial)
-        self.apply(q, query_parameter, query_rotary, query_stats, state, out)
-        return state, query_stats, key_stats
-
-
-class BackwardPlan:
-    """dq, dk, dv and the gradients of the keys' weights and of the maps' parameters, of a kind of call."""
-
-    def __init__(self, call: Call, dout: Tensor, dq: Tensor, dk: Tensor, dv: Tensor):
-        self.settle = Settle(call, call.split(call.queries)[0])
-        self.along = [
-            (*call.stats(of_keys)[:2], call.groups) if call.measured(of_keys) else (0,) for of_keys in (False, True)
-        ]
-        self.totals = [
-            Total(call, call.split(tokens)[0]) if has else None
-            for tokens, has in zip((call.queries, call.keys), call.parameters, strict=True)
-        ]
-        groups = {"GROUPS": triton.next_power_of_2(call.groups)}
-        self.queries, self.keys = (
-            [
-                call.kernel(kernel, of_keys, arguments, 2, PART=part, STATS=True, **groups, **constants)
-                for part in (("sums", "tokens") if call.measured(of_keys) else ("both",))
-            ]
-            for kernel, of_keys, arguments, constants in (
-                (
-                    differentiate_queries,
-                    False,
-                    (call.q, token_strides(dout), token_strides(dq)),
-                    {"NORMALIZER": call.form.normalizer},
-                ),
-                (
-                    differentiate_keys,
-                    True,
-                    (call.k, call.v, token_strides(dk), token_strides(dv)),
-                    {"HAS_WEIGHT": call.weighted},
-                ),
-            )
-        )
-
-    def __call__(
-        self,
-        tensors: Sequence[Tensor | None],
-        dout: Tensor,
-        saved: Sequence[Tensor],
-        gradients: Sequence[Tensor | None],
-    ) -> list[Tensor | None]:
-        """Fill dq, dk, dv and the gradient of the weights, and return those of the parameters."""
-        q, k, v, weight, query_parameter, key_parameter, query_rotary, key_rotary = tensors
-        state, query_stats, key_stats = saved
-        dq, dk, dv, dweight = gradients
-        dquery, dkey = (None if total is None else total.scratch(q) for total in self.totals)
-        along_queries, along_keys = (empty(shape, dtype=float32, device=q.device) for shape in self.along)
-        partial = self.settle.scratch(q)
-        for kernel in self.queries:
-            kernel(q, query_parameter, query_rotary, query_stats, state, dout, dq, partial, along_queries, dquery)
-        dstate = self.settle(partial)
-        for kernel in self.keys:
-            kernel(k, v, weight, key_parameter, key_rotary, key_stats, dstate, dk, dv, dweight, along_keys, dkey)
-        return [
-            None if total is None else total(partial, parameter)
-            for total, partial, parameter in zip(
-                self.totals, (dquery, dkey), (query_parameter, key_parameter), strict=True
-            )
-        ]
+        sums = empty(self.sums, dtype=float32, device=q.device)
+        self.apply(q, query_parameter, query_rotary, query_stats, state, sums, out)
+        return state, query_stats, key_stats, sums

@@ -14,8 +14,8 @@ from .reference import Form
 
 OPERATOR = Operator(__package__, ("fused", "blocked", "reference"))
 TENSORS = 8
-SAVED = 3
-"""Tensors that a backend may keep for the gradient, empty where it does not."""
+SAVED = 4
+"""Tensors that a backend may keep for the gradient, beside the output; empty where it does not."""
 WITHOUT_BATCH = (4, 5, 6, 7)
 
 
@@ -37,7 +37,7 @@ def attention(
     power: float,
     eps: float,
     backend: str,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     tensors = (q, k, v, key_weight, query_parameter, key_parameter, query_rotary, key_rotary)
     form = Form(query_map, key_map, normalizer, scale, mean, power, eps)
     results = OPERATOR.choose(backend, "forward", tensors, form).forward(tensors, form)
@@ -71,6 +71,8 @@ def attention_backward(
     state: Tensor,
     query_stats: Tensor,
     key_stats: Tensor,
+    sums: Tensor,
+    out: Tensor | None,
     needed: Sequence[bool],
     query_map: str,
     key_map: str,
@@ -83,7 +85,7 @@ def attention_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     tensors = (q, k, v, key_weight, query_parameter, key_parameter, query_rotary, key_rotary)
     form = Form(query_map, key_map, normalizer, scale, mean, power, eps)
-    saved = (state, query_stats, key_stats)
+    saved = (state, query_stats, key_stats, sums, out)
     gradients = OPERATOR.choose(backend, "backward", tensors, form).backward(dout, tensors, saved, needed, form)
     # A custom op returns tensors only: what nobody asks for is an empty gradient.
     return tuple(q.new_empty(0) if gradient is None else gradient for gradient in gradients)
@@ -91,7 +93,7 @@ def attention_backward(
 
 @attention_backward.register_fake
 def _(dout, *rest):
-    tensors, needed = rest[:TENSORS], rest[TENSORS + SAVED]
+    tensors, needed = rest[:TENSORS], rest[TENSORS + SAVED + 1]
     return tuple(
         x.new_empty(x.shape) if need and x is not None else dout.new_empty(0)
         for x, need in zip(tensors, needed, strict=True)
@@ -100,14 +102,15 @@ def _(dout, *rest):
 
 def _save(ctx, inputs, output):
     ctx.settings = inputs[TENSORS:]
-    keep(ctx, output[1:], *inputs[:TENSORS])
+    out, *saved = output
+    keep(ctx, saved, out if saved[0].numel() else None, *inputs[:TENSORS])
 
 
 def _gradients(ctx, dout, *of_saved):
     if dout is None:
         return (None,) * (TENSORS + len(ctx.settings))
     given = ctx.saved_tensors
-    saved, tensors = given[:SAVED], given[SAVED:]
+    saved, tensors = given[: SAVED + 1], given[SAVED + 1 :]
     needed = [need and x is not None for x, need in zip(tensors, ctx.needs_input_grad[:TENSORS], strict=True)]
     gradients = call_backward(dout, *tensors, *saved, needed, *ctx.settings)
     gradients = (gradient if need else None for gradient, need in zip(gradients, needed, strict=True))
@@ -124,7 +127,7 @@ call_backward = differentiable_once(
     attention_backward,
     fold_into_batch(
         lambda *inputs: call_backward(*inputs),
-        tensors=1 + TENSORS + SAVED,
+        tensors=1 + TENSORS + SAVED + 1,
         shared=[1 + at for at in WITHOUT_BATCH],
         sums_over_batch=True,
     ),
@@ -146,5 +149,5 @@ def _forward_flops(*arguments, out_shape=None, **kwargs) -> int:
 @register_flop_formula(torch.ops.saccade.linear_attention_backward)
 def _backward_flops(dout, *arguments, out_shape=None, **kwargs) -> int:
     # The state once more; each product has two gradients.
-    settings = TENSORS + SAVED + 1
+    settings = TENSORS + SAVED + 2
     return 6 * _products(*arguments[:TENSORS], *arguments[settings : settings + 2])

@@ -158,7 +158,7 @@ def saved_shapes(tensors: Sequence[Tensor | None], form: Form) -> tuple[tuple[in
 
 
 def forward(tensors: Sequence[Tensor | None], form: Form) -> tuple[Tensor, ...]:
-    """Return the output [B, N, heads, E] in the dtype of v, then up to three float32 tensors that `backward` can use.
+    """Return the output [B, N, heads, E] in the dtype of v, then up to four float32 tensors that `backward` can use.
 
     Args:
         tensors: q, k, v, key_weight, query_parameter, key_parameter, query_rotary, key_rotary.

@@ -1,0 +1,161 @@
+"""From a kind of call to bound kernels of its gradients, and their launches."""
+
+from collections.abc import Sequence
+
+import triton
+from torch import Tensor, empty, float32
+
+from ..launch import BoundKernel, split, token_strides
+from .fused_backward import balance, differentiate_tokens
+from .fused_backward_keys import differentiate_keys
+from .fused_kernels import total
+from .fused_plan import MEASURED, PROGRAMS, Call, Settle
+
+CHUNK = 32
+"""Channels of a head that a program of `differentiate_tokens` takes, where the map looks at one alone."""
+TOKEN_PROGRAMS = 792  # to aim for: twice the 3 that fit each of 132 multiprocessors with so many registers
+TOKEN_REGISTERS = 168
+WHOLE = {"unit", "softmax_channels"}
+"""Maps that look at all channels of a head."""
+
+
+class Total:
+    """Gradients of a map's parameters from programs' parts."""
+
+    def __init__(self, call: Call, splits: int):
+        entries, columns = call.heads * call.dim, 8
+        self.partial = (splits * call.batch, entries)
+        self.kernel = BoundKernel(
+            total, (-(-entries // columns), 1, 1), self.partial, {"BLOCK": 128, "COLUMNS": columns}, num_warps=4
+        )
+
+    def scratch(self, like: Tensor) -> Tensor:
+        return empty(self.partial, dtype=float32, device=like.device)
+
+    def __call__(self, partial: Tensor, parameter: Tensor) -> Tensor:
+        gradient = empty(parameter.shape, dtype=parameter.dtype, device=parameter.device)
+        self.kernel(partial, gradient)
+        return gradient
+
+
+class Balance:
+    """Gradients of what queries are divided by, and their features' part along themselves."""
+
+    def __init__(self, call: Call, out: Tensor, dout: Tensor):
+        block, channels = MEASURED
+        width = call.sizes["VALUE_WIDTH"]
+        group = max(1, min(triton.next_power_of_2(call.heads), channels // width))
+        block = block * channels // (group * width)
+        splits, each = split(call.queries, block, call.batch, PROGRAMS)
+        focused = call.focused(of_keys=False)
+        self.sums, self.along = call.sums, call.sums[:2] if focused else (0,)
+        self.kernel = BoundKernel(
+            balance,
+            (splits, call.batch, 1),
+            (token_strides(out), token_strides(dout), call.queries, call.heads, each, call.form.eps),
+            {
+                "BLOCK": block,
+                "GROUPS": -(-call.heads // group),
+                "GROUP": group,
+                **{name: call.sizes[name] for name in ("E", "WIDTH", "VALUE_WIDTH", "SHIFT", "WIDE")},
+                "NORMALIZER": call.form.normalizer,
+                "FOCUSED": focused,
+                "STAGES": 2,
+            },
+            num_warps=4,
+        )
+
+    def __call__(self, out: Tensor, dout: Tensor, sums: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        dsums, along = (empty(shape, dtype=float32, device=out.device) for shape in (self.sums, self.along))
+        self.kernel(out, dout, sums, state, dsums, along)
+        return dsums, along
+
+
+class Tokens:
+    """Gradients of queries, with the state's, or of focused keys."""
+
+    def __init__(self, call: Call, of_keys: bool, arguments: Sequence, parts: int):
+        described = call.map(of_keys)
+        width = call.sizes["WIDTH"]
+        chunk = width if described["MAP"] in WHOLE else min(CHUNK, width)
+        self.programs = call.heads * (width // chunk)
+        tokens = call.keys if of_keys else call.queries
+        self.splits, each = split(tokens, call.block, call.batch * self.programs, TOKEN_PROGRAMS)
+        sizes = ("SHIFT", "D", "WIDTH", "E", "VALUE_WIDTH", "WIDE", "PRODUCT")
+        self.kernel = BoundKernel(
+            differentiate_tokens,
+            (self.programs, self.splits, call.batch),
+            (*arguments, tokens, call.heads, each, call.form.eps),
+            {
+                "BLOCK": call.block,
+                "QUERIES": not of_keys,
+                "CHUNK": chunk,
+                "PARTS": parts,
+                "NORMALIZER": call.form.normalizer,
+                "HAS_SHARE": call.weighted or not of_keys,
+                **{name: described[name] for name in ("MAP", "POWER", "HAS_PARAMETER", "ROTARY")},
+                **{name: call.sizes[name] for name in sizes},
+            },
+            num_warps=4,
+            num_stages=2,
+            maxnreg=TOKEN_REGISTERS if chunk <= CHUNK else None,
+        )
+        self.total = Total(call, self.splits) if call.parameters[of_keys] else None
+
+    def __call__(
+        self,
+        x: Tensor,
+        parameter: Tensor | None,
+        given: Sequence[Tensor | None],
+        dx: Tensor,
+        partial: Tensor | None = None,
+    ) -> Tensor | None:
+        """Fill dx, and with queries the state's gradient in parts; return the parameter's."""
+        dparameter = self.total.scratch(x) if self.total else None
+        self.kernel(x, parameter, *given, dx, partial, dparameter)
+        return self.total(dparameter, parameter) if self.total else None
+
+
+class BackwardPlan:
+    """dq, dk, dv and the gradients of the keys' weights and of the maps' parameters, of a kind of call."""
+
+    def __init__(self, call: Call, out: Tensor, dout: Tensor, dq: Tensor, dk: Tensor, dv: Tensor):
+        self.balance = Balance(call, out, dout)
+        self.queries = Tokens(call, False, (call.q, token_strides(dout), token_strides(dq)), 1)
+        self.settle = Settle(call, self.queries.splits)
+        self.values = call.kernel(
+            differentiate_keys,
+            True,
+            (call.k, call.v, token_strides(dk), token_strides(dv)),
+            2,
+            HAS_WEIGHT=call.weighted,
+            STATS=True,
+        )
+        self.keys, self.along = None, (0,)
+        if call.focused(of_keys=True):
+            self.keys = Tokens(call, True, (call.k, call.v, token_strides(dk)), call.groups)
+            self.along = (*call.stats(of_keys=True)[:2], call.groups)
+
+    def __call__(
+        self,
+        tensors: Sequence[Tensor | None],
+        dout: Tensor,
+        saved: Sequence[Tensor],
+        gradients: Sequence[Tensor | None],
+    ) -> list[Tensor | None]:
+        """Fill dq, dk, dv and the gradient of the weights, and return those of the parameters."""
+        q, k, v, weight, query_parameter, key_parameter, query_rotary, key_rotary = tensors
+        state, query_stats, key_stats, sums, out = saved
+        dq, dk, dv, dweight = gradients
+        dsums, along = self.balance(out, dout, sums, state)
+        partial = self.settle.scratch(q)
+        given = (query_rotary, query_stats, sums, dsums, along, state, dout)
+        dquery = self.queries(q, query_parameter, given, dq, partial)
+        dstate = self.settle(partial)
+        along = empty(self.along, dtype=float32, device=k.device)
+        self.values(k, v, weight, key_parameter, key_rotary, key_stats, dstate, dk, dv, dweight, along)
+        dkey = None
+        if self.keys:
+            given = (key_rotary, key_stats, weight, None, along, dstate, v)
+            dkey = self.keys(k, key_parameter, given, dk)
+        return [dquery, dkey]
