@@ -6,11 +6,17 @@ from torch import Tensor, dtype
 
 from ..launch import BoundKernel
 from .fused_gelu_strips import correlate_gelu_strips
-from .fused_plan import Call, Convolve, Correlate, Strides, Total
+from .fused_plan import Call, Convolve, Correlate, Strides, Strips, Total
 
 PROGRAMS = 1584  # to aim for: 12 for each of 132 multiprocessors
 REGISTERS = 168  # of a thread, which let so many run at a time
 MOST_TAPS = 9  # that a thread holds with their gradients and the inputs that they meet
+
+
+def _each(strips: Strips) -> int:
+    """Return how many strips a program takes, for the fewest in turn."""
+    least = max(1, strips.count * strips.blocks // PROGRAMS)
+    return min(least, least + 1, key=lambda each: -(-(-(-strips.count // each) * strips.blocks) // PROGRAMS) * each)
 
 
 class OnePass:
@@ -18,7 +24,7 @@ class OnePass:
 
     def __init__(self, call: Call, x: Strides, dout: Strides, dsums: Strides, biased: bool):
         strips = call.strips
-        each = max(1, strips.count * strips.blocks // PROGRAMS)
+        each = _each(strips)
         programs = -(-strips.count // each)
         names = ("KH", "KW", "COLUMNS", "WHOLE", "CHANNELS", "EVEN")
         self.kernel = BoundKernel(
