@@ -26,7 +26,7 @@ class Total:
         entries, columns = call.heads * call.dim, 8
         self.partial = (splits * call.batch, entries)
         self.kernel = BoundKernel(
-            total, (-(-entries // columns), 1, 1), self.partial, {"BLOCK": 128, "COLUMNS": columns}, num_warps=4
+            total, (-(-entries // columns), 1, 1), self.partial, {"BLOCK": 512, "COLUMNS": columns}, num_warps=8
         )
 
     def scratch(self, like: Tensor) -> Tensor:

@@ -166,16 +166,20 @@ def settle(
     mean,
     PAIRS: tl.constexpr,
     ENTRIES: tl.constexpr,
+    SPLITS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     """Sums over splits, [splits, states, ENTRIES], times `factor`, and times `mean` from entry PAIRS (m) on."""
     at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = at < ENTRIES
-    total = tl.zeros([BLOCK], tl.float32)
-    for split in range(0, splits):
-        start = (split * states + tl.program_id(1)).to(tl.int64) * ENTRIES
-        total += tl.load(partial_ptr + start + at, mask=inside, other=0.0)
-    total = total * tl.where(at < PAIRS, factor, mean)
+    # Many at a time, as nearly all of the time is waiting for the first.
+    rows = tl.zeros([SPLITS, BLOCK], tl.float32)
+    for start in range(0, splits, SPLITS):
+        split = start + tl.arange(0, SPLITS)
+        row = (split * states + tl.program_id(1)).to(tl.int64) * ENTRIES
+        mask = (split < splits)[:, None] & inside[None, :]
+        rows += tl.load(partial_ptr + row[:, None] + at[None, :], mask=mask, other=0.0)
+    total = tl.sum(rows, 0) * tl.where(at < PAIRS, factor, mean)
     tl.store(state_ptr + tl.program_id(1).to(tl.int64) * ENTRIES + at, total, mask=inside)
 
 

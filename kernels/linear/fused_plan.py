@@ -139,9 +139,14 @@ class Settle:
         self.partial, self.state = (splits, *call.state), call.state
         self.kernel = BoundKernel(
             settle,
-            (-(-entries // 1024), call.batch * call.heads, 1),
+            (-(-entries // 256), call.batch * call.heads, 1),
             (call.batch * call.heads, splits, factor, 1 / call.keys),
-            {"PAIRS": call.pairs, "ENTRIES": entries, "BLOCK": 1024},
+            {
+                "PAIRS": call.pairs,
+                "ENTRIES": entries,
+                "SPLITS": min(16, triton.next_power_of_2(splits)),
+                "BLOCK": 256,
+            },
             num_warps=4,
         )
 
