@@ -1,6 +1,6 @@
 """Focal modulation as a layer: one projection, contexts of growing reach, and their product with the query."""
 
-import torch.nn.functional as F
+import torch
 from torch import Tensor, nn
 
 from ..kernels.focal import focal_modulation
@@ -69,7 +69,7 @@ class FocalModulation(nn.Module):
 
 
 def aligned_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Return a linear map; on a GPU with zeros after it, to rows that `aligned_width` says.
+    """Return a linear map; on a GPU with repetitions of its last number after it, to rows that `aligned_width` says.
 
     Args:
         x: [..., C].
@@ -82,8 +82,12 @@ def aligned_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     spare = aligned_width(weight.shape[0]) - weight.shape[0] if x.is_cuda else 0
     if not spare:
         return linear(x, weight, bias)
-    bias = None if bias is None else F.pad(bias, (0, spare))
-    return linear(x, F.pad(weight, (0, 0, 0, spare)), bias)
+    return linear(x, filled(weight, spare), None if bias is None else filled(bias, spare))
+
+
+def filled(x: Tensor, spare: int) -> Tensor:
+    """Return x with its last entry `spare` more times, which get no gradient: one kernel, where zeros take two."""
+    return torch.cat((x, x[-1:].detach().expand(spare, *x.shape[1:])))
 
 
 def aligned_width(width: int) -> int:

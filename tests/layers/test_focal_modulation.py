@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 import saccade.layers.focal_modulation
 from saccade.layers import FocalModulation, MixerBlock, PatchDownsample, PatchStem
+from saccade.layers.focal_modulation import filled
 
 from ..fill import GOLDENS
 from ..official_modules import assert_gradients, assert_output, cotangent, fill_by_name, random
@@ -74,6 +75,15 @@ def test_any_map(size, levels):
     torch.nn.init.zeros_(layer.h.weight)
     torch.nn.init.zeros_(layer.h.bias)
     assert torch.equal(layer(x), layer.proj.bias.expand_as(out))
+
+
+@pytest.mark.parametrize("shape", [(7, 3), (7,), (1, 2)])
+def test_spare_entries_get_no_gradient(shape):
+    x = random(shape, 0).requires_grad_()
+    out = filled(x, 9)
+    assert torch.equal(out[: len(x)], x) and torch.equal(out[len(x) :], x[-1:].expand(9, *shape[1:]))
+    out.sum().backward()
+    assert torch.equal(x.grad, torch.ones_like(x))
 
 
 def test_options_reach_the_operator(monkeypatch):
