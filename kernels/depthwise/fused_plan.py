@@ -6,8 +6,9 @@ import triton
 from torch import Tensor, dtype, empty, float32
 
 from ..launch import BoundKernel, wide
+from .fused_correlate import correlate_strips
 from .fused_kernels import convolve, correlate
-from .fused_strips import convolve_strips, correlate_strips
+from .fused_strips import convolve_strips
 from .fused_weights import arrange, settle
 
 PROGRAMS = 1056  # to aim for where tiles can be shared out: 8 for each of 132 multiprocessors
@@ -56,21 +57,23 @@ class Call:
         self.options = {"num_warps": max(1, columns * lanes // (128 if tall else 256))}
         # Taps further out meet nothing but padding.
         self.used = tuple(min(k, 2 * -(-n // d) - 1) for k, n, d in zip(kernel, shape[1:3], dilation, strict=True))
-        self.strips = (
-            Strips(shape, self.used, dilation, *maps) if self.used[0] * self.used[1] <= MOST_STRIP_TAPS else None
-        )
+        self.strips = Strips(shape, self.used, dilation) if self.used[0] * self.used[1] <= MOST_STRIP_TAPS else None
 
 
 class Strips:
     """How a map is cut into strips, and their compile-time sizes."""
 
-    def __init__(self, shape: Sequence[int], kernel: tuple[int, int], dilation: Sequence[int], *maps: Tensor):
+    def __init__(self, shape: Sequence[int], kernel: tuple[int, int], dilation: Sequence[int]):
         batch, height, width, channels = shape
+        self.step = dilation[1]
         places = -(-width // dilation[1])
         taps = kernel[0] * kernel[1]
-        # Up to 25 taps leave 12 warps a multiprocessor with 5 columns, 8 with 7, which pays where padding is left out.
+        # More columns would leave too few warps a multiprocessor; at 25 taps 7 pay where they leave out padding.
         columns = _even_parts(places, 7 if taps <= 9 or (taps <= 25 and places <= 7) else 5)
-        self.programs = PROGRAMS * 3 // 2 if taps <= 25 else PROGRAMS
+        # That run at a time: as many warps as the registers of 132 multiprocessors hold.
+        self.programs = 132 * (16 if taps <= 9 else 12 if taps <= 25 else 8)
+        # Rows loaded ahead; 49 taps leave registers for one.
+        self.ahead = 2 if taps <= 25 else 1
         # 32 lanes with one channel each took a third longer at 96 channels, where 64 leave half a warp over.
         lanes = max(32, min(64, triton.next_power_of_2(channels)))
         self.blocks = -(-channels // lanes)
@@ -83,8 +86,13 @@ class Strips:
             "WHOLE": places <= columns,
             "CHANNELS": lanes,
             "EVEN": channels % lanes == 0,
-            "WIDE": wide(*maps),
+            "AFTER": max(0, columns - width // dilation[1]),
         }
+        self.overlap = max(0, -(-places // columns) * columns - width // dilation[1]) if places > columns else 0
+
+    def steps(self, **strides: Strides) -> dict[str, int]:
+        """Return the distances between columns of a strip, of maps of these strides."""
+        return {f"{name}_STEP": stride[2] * self.step for name, stride in strides.items()}
 
     def _rows(self, longest: int, halo: int, across: int) -> tuple[int, int]:
         """Return the rows of a strip and the number of strips for the fewest rows of inputs in turn."""
@@ -99,10 +107,10 @@ class Strips:
 
     def each(self) -> int:
         """Return how many strips a program of `correlate_strips` takes, for the fewest in turn."""
-        least = max(1, self.count * self.blocks // PROGRAMS)
+        least = max(1, self.count * self.blocks // self.programs)
 
         def turns(each: int) -> int:
-            return -(-(-(-self.count // each) * self.blocks) // PROGRAMS) * each
+            return -(-(-(-self.count // each) * self.blocks) // self.programs) * each
 
         return min(least, least + 1, key=turns)
 
@@ -136,7 +144,13 @@ class Convolve:
                 convolve_strips,
                 (call.strips.count, call.strips.blocks, 1),
                 (*strides, *call.extent, call.strips.rows),
-                {**full, **call.strips.sizes, **kind},
+                {
+                    **full,
+                    **call.strips.sizes,
+                    **call.strips.steps(X=x, MORE=more or out, OUT=out),
+                    "AHEAD": call.strips.ahead,
+                    **kind,
+                },
                 num_warps=1,
             )
 
@@ -168,7 +182,7 @@ class Correlate:
                 correlate_strips,
                 (programs, strips.blocks, 1),
                 (x[:3], dout[:3], *call.extent, strips.rows, strips.count, each),
-                strips.sizes,
+                {**strips.sizes, **strips.steps(X=x, DOUT=dout), "OVERLAP": strips.overlap, "AHEAD": 1},
                 num_warps=1,
             )
         self.total = Total(call, programs, call.used if call.strips else kernel)

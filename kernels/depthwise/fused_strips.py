@@ -1,8 +1,9 @@
-"""Kernels of fused depthwise convolution with few taps, on channels-last maps, by strips.
+"""Kernel of fused depthwise convolution with few taps, on channels-last maps, by strips.
 
 A strip is COLUMNS columns and any number of rows, a dilation apart both ways, of CHANNELS channels. A program is one
 warp, each lane of which holds all taps of its channels. It goes down a strip, reads each row of inputs once and adds it
-to the KH rows of outputs that it serves. Where a strip covers all columns of its residue, padding costs nothing.
+to the KH rows of outputs that it serves, while the AHEAD rows that follow are on their way. The last strip of a row
+begins early enough to end with the map. Where a strip covers all columns of its residue, padding costs nothing.
 """
 
 import triton
@@ -38,31 +39,77 @@ def line_at(ptr, y, strides, WIDE: tl.constexpr):
 
 
 @triton.jit
-def load_line(
-    line,
-    strides,
-    residue,
-    left,
-    width,
-    step,
-    here,
-    COUNT: tl.constexpr,
-    EVEN: tl.constexpr,
-    WIDE: tl.constexpr,
-):
-    """COUNT places of a row of a map from place `left` of a residue on, a tuple of [CHANNELS] in float32, zero outside.
+def first_line(ptr, image, y, residue, left, strides, STEP: tl.constexpr):
+    """Where place `left` of a residue lies in row y of an image."""
+    ptr += image * strides[0] + y.to(tl.int64) * strides[1]
+    return ptr + residue.to(tl.int64) * strides[2] + left.to(tl.int64) * STEP
 
-    `line` points to the channels of the row; `here` says which of them there are.
+
+@triton.jit
+def load_places(
+    line,
+    low,
+    high,
+    here,
+    valid,
+    STEP: tl.constexpr,
+    COUNT: tl.constexpr,
+    BEFORE: tl.constexpr,
+    AFTER: tl.constexpr,
+    EVEN: tl.constexpr,
+):
+    """COUNT places of a row of a map from where `line` points on, STEP apart: a tuple of [CHANNELS], zero outside.
+
+    Those from `low` to `high` (exclusive) lie in the map, as all but the first BEFORE and the last AFTER do anyway;
+    none unless `valid`, which may be None. `here` says which of the channels there are.
     """
     places = ()
     for s in tl.static_range(COUNT):
-        x = residue + (left + s) * step
-        inside = (x >= 0) & (x < width)
+        inside = valid
+        if s < BEFORE:
+            inside = s >= low if inside is None else inside & (s >= low)
+        if s >= COUNT - AFTER:
+            inside = s < high if inside is None else inside & (s < high)
         if not EVEN:
-            inside = inside & here
-        place = line + (x.to(tl.int64) if WIDE else x) * strides[2]
-        places = places + (tl.load(place, mask=inside, other=0.0).to(tl.float32),)
+            inside = here if inside is None else inside & here
+        if inside is None:
+            places = places + (tl.load(line + s * STEP),)
+        else:
+            places = places + (tl.load(line + s * STEP, mask=inside, other=0.0),)
     return places
+
+
+@triton.jit
+def pack(places):
+    """Places of 16 bits a channel as pairs of channels in 32 bits: loops would carry each 16 bits in a register."""
+    packed = ()
+    for s in tl.static_range(len(places)):
+        place = places[s]
+        if place.dtype.primitive_bitwidth == 16 and place.shape[0] == 64:
+            low, high = tl.split(place.to(tl.uint16, bitcast=True).to(tl.uint32).reshape(32, 2))
+            packed = packed + (low | (high << 16),)
+        else:
+            packed = packed + (place,)
+    return packed
+
+
+@triton.jit
+def unpack(places, DTYPE: tl.constexpr):
+    """In float32 what `pack` made of places of DTYPE."""
+    unpacked = ()
+    for s in tl.static_range(len(places)):
+        place = places[s]
+        if place.dtype != tl.uint32:
+            unpacked = unpacked + (place.to(tl.float32),)
+        elif DTYPE.is_bf16():
+            low = (place << 16).to(tl.float32, bitcast=True)
+            high = (place & 0xFFFF0000).to(tl.float32, bitcast=True)
+            unpacked = unpacked + (tl.interleave(low, high),)
+        else:
+            low = place.to(tl.uint16).to(DTYPE, bitcast=True)
+            high = (place >> 16).to(tl.uint16).to(DTYPE, bitcast=True)
+            unpacked = unpacked + (tl.interleave(low, high).to(tl.float32),)
+    return unpacked
 
 
 @triton.jit
@@ -111,15 +158,17 @@ def add_line(
     COLUMNS: tl.constexpr,
     LEFT: tl.constexpr,
     WIDTH: tl.constexpr,
+    bias=None,
 ):
     """Sums of the KH rows of outputs that a row of inputs serves, the first first; `acc` has all but the last row's.
 
-    `line` lacks the LEFT columns of padding before its WIDTH places.
+    `line` lacks the LEFT columns of padding before its WIDTH places. The sums of a row begin with `bias`.
     """
+    new = tl.zeros(line[0].shape, tl.float32) if bias is None else bias
     added = ()
     for i in tl.static_range(KH - 1, -1, -1):
         for q in tl.static_range(COLUMNS):
-            value = acc[(KH - 1 - i) * COLUMNS + q] if i else tl.zeros(line[0].shape, tl.float32)
+            value = acc[(KH - 1 - i) * COLUMNS + q] if i else new
             for j in tl.static_range(KW):
                 if q + j >= LEFT and q + j < LEFT + WIDTH:
                     value += line[q + j - LEFT] * taps[i * KW + j]
@@ -128,36 +177,27 @@ def add_line(
 
 
 @triton.jit
-def store_line(
+def store_places(
     line,
-    more_line,
-    outs,
-    bias,
-    strides,
-    more_strides,
-    residue,
-    left,
-    width,
-    step,
+    sums,
+    more,
+    high,
     here,
     valid,
+    STEP: tl.constexpr,
+    AFTER: tl.constexpr,
     EVEN: tl.constexpr,
-    HAS_BIAS: tl.constexpr,
     EPILOGUE: tl.constexpr,
-    WIDE: tl.constexpr,
+    MORE_DTYPE: tl.constexpr,
 ):
-    for q in tl.static_range(len(outs)):
-        x = residue + (left + q) * step
-        inside = valid & (x < width)
+    if reads_more(EPILOGUE):
+        more = unpack(more, MORE_DTYPE)
+    for q in tl.static_range(len(sums)):
+        inside = valid & (q < high) if q >= len(sums) - AFTER else valid
         if not EVEN:
             inside = inside & here
-        x = x.to(tl.int64) if WIDE else x
-        out = outs[q]
-        if HAS_BIAS:
-            out += bias
-        more = tl.load(more_line + x * more_strides[2], mask=inside, other=0.0) if reads_more(EPILOGUE) else None
-        out = finish(out, more, EPILOGUE)
-        tl.store(line + x * strides[2], out.to(line.dtype.element_ty), mask=inside)
+        out = finish(sums[q], more[q] if reads_more(EPILOGUE) else None, EPILOGUE)
+        tl.store(line + q * STEP, out.to(line.dtype.element_ty), mask=inside)
 
 
 @triton.jit(do_not_specialize=["height", "width", "step_y", "step_x", "rows"])
@@ -180,173 +220,106 @@ def convolve_strips(
     FULL_KW: tl.constexpr,
     KH: tl.constexpr,
     KW: tl.constexpr,
+    X_STEP: tl.constexpr,
+    MORE_STEP: tl.constexpr,
+    OUT_STEP: tl.constexpr,
     COLUMNS: tl.constexpr,
     WHOLE: tl.constexpr,
+    AFTER: tl.constexpr,
     CHANNELS: tl.constexpr,
+    AHEAD: tl.constexpr,
     EVEN: tl.constexpr,
     HAS_BIAS: tl.constexpr,
     EPILOGUE: tl.constexpr,
     FLIP: tl.constexpr,
-    WIDE: tl.constexpr,
 ):
     """Output of strip program_id(0), block program_id(1) of channels; EPILOGUE is that of `finish`.
 
     `weight_ptr` is [FULL_KH, FULL_KW, channels] in float32, of which the middle KH x KW can meet the map; FLIP turns
-    the kernel round, as the gradient of the input does. WHOLE says that a strip has all columns of a residue.
+    the kernel round, as the gradient of the input does. WHOLE says that a strip has all columns of a residue, of which
+    the last AFTER may lie outside. The steps are distances between columns of a strip.
     """
     LEFT: tl.constexpr = KW // 2 if WHOLE else 0
     WIDTH: tl.constexpr = COLUMNS if WHOLE else COLUMNS + KW - 1
+    BEFORE: tl.constexpr = KW // 2 - LEFT
+    MORE_DTYPE: tl.constexpr = more_ptr.dtype.element_ty if reads_more(EPILOGUE) else None
     image, residue_y, residue_x, first, left = strip_spot(
         tl.program_id(0), height, width, step_y, step_x, rows, COLUMNS
     )
+    places = (width - residue_x + step_x - 1) // step_x
+    if not WHOLE:
+        left = tl.minimum(left, places - COLUMNS)
+    low, high = BEFORE - left, BEFORE - left + places
     c = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
     here = c < channels
+    start, end = input_rows(first, residue_y, height, step_y, rows, KH)
+    # Rows of zeros before the first make the number of rows a multiple of AHEAD.
+    absent = (AHEAD - (end - start) % AHEAD) % AHEAD
+    # Some strips have no rows.
+    y = tl.minimum(residue_y + (first + start - KH // 2) * step_y, height - 1)
+    x_line = first_line(x_ptr + c, image, y, residue_x, left - BEFORE, x_strides, X_STEP)
+    x_row = step_y.to(tl.int64) * x_strides[1]
+    start -= absent
+    lines = ()
+    for k in tl.static_range(AHEAD):
+        present = k >= absent if k < AHEAD - 1 else None
+        places = load_places(x_line, low, high, here, present, X_STEP, WIDTH, BEFORE, BEFORE + AFTER, EVEN)
+        lines = lines + pack(places)
+        # After the last row it comes again.
+        x_line += tl.where((k >= absent) & (start + k + 1 < end), x_row, 0)
+    y = residue_y + (first + start - (KH - 1)) * step_y
+    out_line = first_line(out_ptr + c, image, y, residue_x, left, out_strides, OUT_STEP)
+    out_row = step_y.to(tl.int64) * out_strides[1]
+    more_line, more_row = None, None
+    if reads_more(EPILOGUE):
+        more_line = first_line(more_ptr + c, image, y, residue_x, left, more_strides, MORE_STEP)
+        more_row = step_y.to(tl.int64) * more_strides[1]
     taps = load_taps(weight_ptr, c, here, channels, FULL_KH, FULL_KW, KH, KW, EVEN, FLIP)
     bias = tl.load(bias_ptr + c, mask=here, other=0.0).to(tl.float32) if HAS_BIAS else None
-    x_image = x_ptr + image * x_strides[0] + c
-    out_image = out_ptr + image * out_strides[0] + c
-    more_image = more_ptr + image * more_strides[0] + c if reads_more(EPILOGUE) else None
-    start, end = input_rows(first, residue_y, height, step_y, rows, KH)
     # Sums of the rows of outputs that the next row of inputs serves too, the first first.
     acc = zeros((KH - 1) * COLUMNS, CHANNELS)
-    for t in range(start, end):
-        y = residue_y + (first + t - KH // 2) * step_y
-        line = line_at(x_image, y, x_strides, WIDE)
-        line = load_line(line, x_strides, residue_x, left + LEFT - KW // 2, width, step_x, here, WIDTH, EVEN, WIDE)
-        added = add_line(acc, line, taps, KH, KW, COLUMNS, LEFT, WIDTH)
-        o = t - (KH - 1)
-        y = residue_y + (first + o) * step_y
-        store_line(
-            line_at(out_image, y, out_strides, WIDE),
-            line_at(more_image, y, more_strides, WIDE) if reads_more(EPILOGUE) else None,
-            added[:COLUMNS],
-            bias,
-            out_strides,
-            more_strides,
-            residue_x,
-            left,
-            width,
-            step_x,
-            here,
-            o >= 0,
-            EVEN,
-            HAS_BIAS,
-            EPILOGUE,
-            WIDE,
-        )
-        acc = added[COLUMNS:]
-    if end < rows + KH - 1:
-        for k in tl.static_range(KH - 1):
-            o = end + k - (KH - 1)
-            y = residue_y + (first + o) * step_y
-            store_line(
-                line_at(out_image, y, out_strides, WIDE),
-                line_at(more_image, y, more_strides, WIDE) if reads_more(EPILOGUE) else None,
-                acc[k * COLUMNS : (k + 1) * COLUMNS],
-                bias,
-                out_strides,
-                more_strides,
-                residue_x,
-                left,
-                width,
-                step_x,
+    if HAS_BIAS:
+        acc = ()
+        for _ in tl.static_range((KH - 1) * COLUMNS):
+            acc = acc + (bias,)
+    for begin in range(start, end, AHEAD):
+        for k in tl.static_range(AHEAD):
+            t = begin + k
+            line = unpack(lines[:WIDTH], x_ptr.dtype.element_ty)
+            places = load_places(x_line, low, high, here, None, X_STEP, WIDTH, BEFORE, BEFORE + AFTER, EVEN)
+            lines = lines[WIDTH:] + pack(places)
+            x_line += tl.where(t + AHEAD + 1 < end, x_row, 0)
+            wanted = t >= KH - 1
+            more = None
+            if reads_more(EPILOGUE):
+                # Before the sums, so that it need not be waited for.
+                more = pack(load_places(more_line, 0, high - BEFORE, here, wanted, MORE_STEP, COLUMNS, 0, AFTER, EVEN))
+                more_line += more_row
+            added = add_line(acc, line, taps, KH, KW, COLUMNS, LEFT, WIDTH, bias)
+            store_places(
+                out_line,
+                added[:COLUMNS],
+                more,
+                high - BEFORE,
                 here,
-                (o >= 0) & (o < rows) & (y < height),
+                wanted,
+                OUT_STEP,
+                AFTER,
                 EVEN,
-                HAS_BIAS,
                 EPILOGUE,
-                WIDE,
+                MORE_DTYPE,
             )
-
-
-@triton.jit(do_not_specialize=["height", "width", "step_y", "step_x", "rows", "strips", "each"])
-def correlate_strips(
-    x_ptr,
-    dout_ptr,
-    partial_ptr,
-    x_strides,
-    dout_strides,
-    height,
-    width,
-    channels,
-    step_y,
-    step_x,
-    rows,
-    strips,
-    each,
-    KH: tl.constexpr,
-    KW: tl.constexpr,
-    COLUMNS: tl.constexpr,
-    WHOLE: tl.constexpr,
-    CHANNELS: tl.constexpr,
-    EVEN: tl.constexpr,
-    WIDE: tl.constexpr,
-):
-    """Sums for the gradients of weights and bias over `each` strips from program_id(0) * each on, of block
-    program_id(1) of channels: [programs, KH * KW + 1, channels], the bias last.
-    """
-    LEFT: tl.constexpr = KW // 2 if WHOLE else 0
-    WIDTH: tl.constexpr = COLUMNS if WHOLE else COLUMNS + KW - 1
-    p = tl.program_id(0)
-    c = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
-    here = c < channels
-    acc = zeros(KH * KW, CHANNELS)
-    total = tl.zeros([CHANNELS], tl.float32)
-    for strip in range(p * each, tl.minimum(p * each + each, strips)):
-        image, residue_y, residue_x, first, left = strip_spot(strip, height, width, step_y, step_x, rows, COLUMNS)
-        x_image = x_ptr + image * x_strides[0] + c
-        dout_image = dout_ptr + image * dout_strides[0] + c
-        start, end = input_rows(first, residue_y, height, step_y, rows, KH)
-        last = tl.minimum(rows, (height - residue_y + step_y - 1) // step_y - first)
-        # Rows of gradients that the next row of inputs meets, the last first.
-        window = ()
-        for k in tl.static_range(KH - 1):
-            o = start - 1 - k
-            above = line_at(dout_image, residue_y + (first + o) * step_y, dout_strides, WIDE)
-            window = window + load_line(
-                above,
-                dout_strides,
-                residue_x,
-                left,
-                tl.where((o >= 0) & (o < last), width, 0),
-                step_x,
-                here,
-                COLUMNS,
-                EVEN,
-                WIDE,
-            )
-        for k in tl.static_range((KH - 1) * COLUMNS):
-            total += window[k]
-        for t in range(start, end):
-            here_dout = line_at(dout_image, residue_y + (first + t) * step_y, dout_strides, WIDE)
-            dout = load_line(
-                here_dout,
-                dout_strides,
-                residue_x,
-                left,
-                tl.where(t < last, width, 0),
-                step_x,
-                here,
-                COLUMNS,
-                EVEN,
-                WIDE,
-            )
-            for q in tl.static_range(COLUMNS):
-                total += dout[q]
-            met = dout + window
-            line = line_at(x_image, residue_y + (first + t - KH // 2) * step_y, x_strides, WIDE)
-            line = load_line(line, x_strides, residue_x, left + LEFT - KW // 2, width, step_x, here, WIDTH, EVEN, WIDE)
-            added = ()
-            for i in tl.static_range(KH):
-                for j in tl.static_range(KW):
-                    value = acc[i * KW + j]
-                    for q in tl.static_range(COLUMNS):
-                        if q + j >= LEFT and q + j < LEFT + WIDTH:
-                            value += line[q + j - LEFT] * met[i * COLUMNS + q]
-                    added = added + (value,)
-            acc = added
-            window = met[: (KH - 1) * COLUMNS]
-    start = partial_ptr + p.to(tl.int64) * (KH * KW + 1) * channels + c
-    for k in tl.static_range(KH * KW):
-        tl.store(start + k * channels, acc[k], mask=here)
-    tl.store(start + KH * KW * channels, total, mask=here)
+            out_line += out_row
+            acc = added[COLUMNS:]
+    # Rows of outputs at the foot of the map, which no further row of inputs serves.
+    for o in range(end - (KH - 1), tl.minimum(rows, end - KH // 2)):
+        wanted = o >= 0
+        more = None
+        if reads_more(EPILOGUE):
+            more = pack(load_places(more_line, 0, high - BEFORE, here, wanted, MORE_STEP, COLUMNS, 0, AFTER, EVEN))
+            more_line += more_row
+        store_places(
+            out_line, acc[:COLUMNS], more, high - BEFORE, here, wanted, OUT_STEP, AFTER, EVEN, EPILOGUE, MORE_DTYPE
+        )
+        out_line += out_row
+        acc = acc[COLUMNS:] + zeros(COLUMNS, CHANNELS)
