@@ -9,12 +9,12 @@ from ..launch import BoundKernel, split, token_strides
 from .fused_backward import balance, differentiate_tokens
 from .fused_backward_keys import differentiate_keys
 from .fused_kernels import total
-from .fused_plan import MEASURED, PROGRAMS, Call, Settle
+from .fused_plan import MEASURED, PROGRAMS, REGISTERS, RESIDENT, Call, Settle, turns
 
 CHUNK = 32
 """Channels of a head that a program of `differentiate_tokens` takes, where the map looks at one alone."""
-TOKEN_PROGRAMS = 792  # to aim for: twice the 3 that fit each of 132 multiprocessors with so many registers
-TOKEN_REGISTERS = 168
+TOKEN_REGISTERS = 168  # of a thread of `differentiate_tokens` for queries, which sums the state's gradient, too
+TOKEN_RESIDENT = 396  # programs at once with so many registers
 WHOLE = {"unit", "softmax_channels"}
 """Maps that look at all channels of a head."""
 
@@ -80,7 +80,8 @@ class Tokens:
         chunk = width if described["MAP"] in WHOLE else min(CHUNK, width)
         self.programs = call.heads * (width // chunk)
         tokens = call.keys if of_keys else call.queries
-        self.splits, each = split(tokens, call.block, call.batch * self.programs, TOKEN_PROGRAMS)
+        registers, resident = (REGISTERS, RESIDENT) if of_keys else (TOKEN_REGISTERS, TOKEN_RESIDENT)
+        self.splits, each = turns(tokens, call.block, call.batch * self.programs, resident)
         sizes = ("SHIFT", "D", "WIDTH", "E", "VALUE_WIDTH", "WIDE", "PRODUCT")
         self.kernel = BoundKernel(
             differentiate_tokens,
@@ -98,7 +99,7 @@ class Tokens:
             },
             num_warps=4,
             num_stages=2,
-            maxnreg=TOKEN_REGISTERS if chunk <= CHUNK else None,
+            maxnreg=registers if chunk <= CHUNK and call.sizes["PRODUCT"] != "ieee" else None,
         )
         self.total = Total(call, self.splits) if call.parameters[of_keys] else None
 

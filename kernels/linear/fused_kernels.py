@@ -8,7 +8,7 @@ Sums over tokens of rows are kept apart for each row of a block until the loop e
 import triton
 import triton.language as tl
 
-from ..fused_rows import narrowed
+from ..fused_rows import narrowed, product
 from .fused_maps import features, head_scales, lengths, normalizer, positive, raised, turned
 from .fused_tiles import (
     load_row,
@@ -127,7 +127,12 @@ def reduce(
     sample = tl.program_id(2)
     scales = head_scales(parameter_ptr, group, heads, GROUP, D, WIDTH, HAS_PARAMETER)
     pairs = tl.zeros([GROUP * WIDTH, GROUP * VALUE_WIDTH], tl.float32)
-    keys = tl.zeros([BLOCK, GROUP, WIDTH], tl.float32)
+    if ROTARY:
+        keys = tl.zeros([BLOCK, GROUP, WIDTH], tl.float32)
+    else:
+        # By a product with ones, in fewer registers.
+        keys = tl.zeros([GROUP * WIDTH, 16], tl.float32)
+        ones = tl.full([BLOCK, 16], 1.0, tl.float32)
     values = tl.zeros([BLOCK, GROUP, VALUE_WIDTH], tl.float32)
     first = tl.program_id(1) * each
     last = tl.minimum(first + each, tokens)
@@ -147,13 +152,17 @@ def reduce(
             psi = psi * tl.where(valid, factor, 0.0)[:, None, None]
         else:
             psi = tl.where(valid[:, None, None], psi, 0.0)
-        keys += psi
+        if ROTARY:
+            keys += psi
+        else:
+            keys += product(tl.trans(tl.reshape(psi, (BLOCK, GROUP * WIDTH))), ones, PRODUCT)
         if SHIFT:
             values += value.to(tl.float32)
         psi = turned(psi, rotary_ptr, n, valid, tokens, tl.arange(0, WIDTH), False, D, ROTARY)
         pairs += pairs_product(psi, value, PRODUCT)
     slot = tl.program_id(1) * tl.num_programs(2) + sample
-    store_state(partial_ptr, slot, group, heads, pairs, tl.sum(keys, 0), tl.sum(values, 0), GROUP, WIDTH, VALUE_WIDTH)
+    keys = tl.sum(keys, 0) if ROTARY else tl.reshape(tl.max(keys, 1), (GROUP, WIDTH))
+    store_state(partial_ptr, slot, group, heads, pairs, keys, tl.sum(values, 0), GROUP, WIDTH, VALUE_WIDTH)
 
 
 @triton.jit(do_not_specialize=["states", "splits"])

@@ -10,7 +10,9 @@ from ..launch import BoundKernel, split, token_strides, wide
 from .fused_kernels import apply, measure, reduce, settle
 from .reference import Form
 
-PROGRAMS = 1056  # to aim for where tokens can be split: 8 for each of 132 multiprocessors
+PROGRAMS = 1056  # of `measure`, to aim for where tokens can be split: 8 for each of 132 multiprocessors
+REGISTERS = 128  # of a thread
+RESIDENT = 528  # programs at once with so many registers: 4 on each of 132 multiprocessors
 CHANNELS = 64
 """Of a tile: so many of neighbouring heads are taken together."""
 MOST_CHANNELS = 128
@@ -19,6 +21,22 @@ MEASURED = (16, 512)
 """Tokens and channels of the tiles of which norms alone are taken."""
 SHIFTING = {"subtract", "magnitude_aware"}
 """Normalisers with a beta that is not zero."""
+
+
+def turns(tokens: int, block: int, others: int, resident: int) -> tuple[int, int]:
+    """Return the splits of `tokens` and the tokens of each, whole blocks, for the fewest blocks in turn.
+
+    Args:
+        others: programs that there are for each split.
+        resident: programs that run at once.
+    """
+    blocks = -(-tokens // block)
+
+    def in_turn(splits: int) -> int:
+        return -(-splits * others // resident) * -(-blocks // splits)
+
+    each = -(-blocks // min(range(1, min(blocks, 1 + 2 * resident // others) + 1), key=in_turn))
+    return -(-blocks // each), each * block
 
 
 class Call:
@@ -91,11 +109,12 @@ class Call:
             {"BLOCK": self.block, **self.map(of_keys), **self.sizes, **constants},
             num_warps=self.warps,
             num_stages=stages,
+            maxnreg=REGISTERS if self.sizes["PRODUCT"] != "ieee" else None,
         )
 
     def split(self, tokens: int) -> tuple[int, int]:
         """Return how many splits of a sample's tokens there are, and the tokens of each."""
-        return split(tokens, self.block, self.batch * self.groups, PROGRAMS)
+        return turns(tokens, self.block, self.batch * self.groups, RESIDENT * 4 // self.warps)
 
 
 class Measure:
