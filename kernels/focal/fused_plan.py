@@ -25,7 +25,6 @@ LAST_REGISTERS = 80  # of one of `differentiate_last`: 24 warps
 MOST_PARTS = 32  # sums over tokens that are left to those who need them
 REGISTERS = 128  # of a thread that convolves a tile; left alone, the compiler takes up to 255 for all GELUs at once
 STRIP_REGISTERS = 168  # of a thread that convolves a strip with up to 5x5 taps: 12 warps a multiprocessor
-FOCUS_REGISTERS = 128  # of one of `focus_strips` with 4 columns: 16 warps
 STRIPS = 12 * 132  # programs of strips that run at a time
 POINT_BLOCK = 64  # tokens of a program of `modulate`, half of them in float32
 POINT_REGISTERS = 168  # of a thread of it
@@ -35,12 +34,7 @@ MOST_COLUMNS = 128  # channels up to which `modulate` does all; of more the gate
 
 def _columns(width: int, kernel: int) -> int:
     """Return the columns of a strip: those of some few that leave the fewest over."""
-    if kernel <= 3:
-        choices = (7, 6, 5, 8)
-    elif kernel <= 5:
-        choices = (7,) if width <= 7 else (4, 5)
-    else:
-        choices = (5, 4)
+    choices = (7, 5, 4) if kernel <= 5 else (5, 4)
     return min(choices, key=lambda columns: -(-width // columns) * columns)
 
 
@@ -149,13 +143,12 @@ class Call:
                 maxnreg=REGISTERS,
                 **convolution.options,
             )
-        few = FOCUS_REGISTERS if by_strips is focus_strips and strips.columns <= 4 else STRIP_REGISTERS
         return BoundKernel(
             by_strips,
             (strips.count, strips.blocks, 1),
             (*arguments, strips.rows),
             {**steps, **strips.sizes, **constants},
-            maxnreg=few if kernel <= 5 else None,
+            maxnreg=STRIP_REGISTERS if kernel <= 5 else None,
             num_warps=1,
         )
 

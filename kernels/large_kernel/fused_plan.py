@@ -8,6 +8,7 @@ from ..fused_rows import PRODUCTS
 from ..launch import BoundKernel, split
 from .fused_kernels import differentiate_weight, project
 
+BLOCK = 128  # tokens of a program that multiplies, half of them in float32
 WIDE = {"num_warps": 8, "num_stages": 2, "maxnreg": 128}  # of 128 tokens by 128 channels: two fit a multiprocessor
 NARROW = {"num_warps": 4, "num_stages": 3, "maxnreg": 168}  # of fewer channels: three
 PROGRAMS = 264  # to aim for where tokens can be shared out: 2 for each of 132 multiprocessors
@@ -23,7 +24,7 @@ class Project:
     def __init__(self, a: Tensor, times: Tensor | None, weight: Tensor, biased: bool, gate: Tensor | None, out: Tensor):
         tokens, channels = a.shape
         columns = _columns(a, 128)
-        block = 64 if a.dtype == float32 else 128
+        block = BLOCK // 2 if a.dtype == float32 else BLOCK
         self.kernel = BoundKernel(
             project,
             (-(-channels // columns), -(-tokens // block), 1),
