@@ -93,10 +93,7 @@ def correlate_gelu(
     kernel = tuple(weight.shape[2:])
     plan = _plans(
         lambda: plan_gelu(
-            Call(x.shape, kernel, dilation, x, dout),
-            dilation,
-            *(t.stride() for t in (x, dout, dsums)),
-            bias is not None,
+            Call(x.shape, kernel, dilation, x, dout), x.stride(), dout.stride(), dsums.stride(), bias is not None
         ),
         ("gelu", tuple(dilation), kernel),
         *(x, dout, weight, bias),

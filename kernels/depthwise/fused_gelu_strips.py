@@ -1,40 +1,41 @@
-"""Kernel that goes back through GELU and correlates in one pass, by strips; see fused_strips.py for these.
+"""Kernel that goes back through GELU and correlates in one pass, by the strips of fused_strips.py.
 
 A program goes down the rows of outputs of a strip with the KH rows of inputs that one of them is made of, so that the
-convolution can be taken again and its gradient meet the same inputs. The next row is loaded while this one is computed.
+convolution is taken again and its gradient meets the same inputs. The next rows are on their way meanwhile.
 """
 
 import triton
 import triton.language as tl
 
 from ..fused_gelu import gelu_slope
-from .fused_strips import load_taps, strip_spot, zeros
+from .fused_strips import first_line, load_places, load_taps, pack, strip_spot, unpack, zeros
 
 
 @triton.jit
-def load_row(ptr, y, stride, left, height, width, here, STEP: tl.constexpr, COUNT: tl.constexpr, EVEN: tl.constexpr):
-    """COUNT places of row y of a map from column `left` on, to which `ptr` points: a tuple as loaded, zero outside."""
-    # A loop's counter is a number in the interpreter; the sum is a tensor everywhere.
-    line = ptr + (tl.zeros([], tl.int64) + y) * stride
-    end = tl.where((y >= 0) & (y < height), width, 0)
-    places = ()
-    for s in tl.static_range(COUNT):
-        inside = (left + s >= 0) & (left + s < end)
-        if not EVEN:
-            inside = inside & here
-        places = places + (tl.load(line + s * STEP, mask=inside, other=0.0),)
-    return places
+def sum_taps(lines, taps, bias, q, KH: tl.constexpr, KW: tl.constexpr, LEFT: tl.constexpr, WIDTH: tl.constexpr):
+    """The convolution at column q of KH rows of inputs, which lack the LEFT columns of padding before WIDTH places."""
+    sums = bias
+    for i in tl.static_range(KH):
+        for j in tl.static_range(KW):
+            if q + j >= LEFT and q + j < LEFT + WIDTH:
+                sums += lines[i * WIDTH + q + j - LEFT] * taps[i * KW + j]
+    return sums
 
 
 @triton.jit
-def in_float32(places):
-    converted = ()
-    for s in tl.static_range(len(places)):
-        converted = converted + (places[s].to(tl.float32),)
-    return converted
+def add_products(acc, lines, d, q, KH: tl.constexpr, KW: tl.constexpr, LEFT: tl.constexpr, WIDTH: tl.constexpr):
+    """Sums for all taps, plus the products of a gradient at column q and the inputs that `sum_taps` takes there."""
+    added = ()
+    for i in tl.static_range(KH):
+        for j in tl.static_range(KW):
+            value = acc[i * KW + j]
+            if q + j >= LEFT and q + j < LEFT + WIDTH:
+                value += lines[i * WIDTH + q + j - LEFT] * d
+            added = added + (value,)
+    return added
 
 
-@triton.jit(do_not_specialize=["height", "width", "rows", "strips", "each"])
+@triton.jit(do_not_specialize=["height", "width", "step_y", "step_x", "rows", "strips", "each"])
 def correlate_gelu_strips(
     x_ptr,
     weight_ptr,
@@ -48,76 +49,87 @@ def correlate_gelu_strips(
     height,
     width,
     channels,
+    step_y,
+    step_x,
     rows,
     strips,
     each,
-    X_STEP: tl.constexpr,
-    DOUT_STEP: tl.constexpr,
-    DSUMS_STEP: tl.constexpr,
     FULL_KH: tl.constexpr,
     FULL_KW: tl.constexpr,
     KH: tl.constexpr,
     KW: tl.constexpr,
+    X_STEP: tl.constexpr,
+    DOUT_STEP: tl.constexpr,
+    DSUMS_STEP: tl.constexpr,
     COLUMNS: tl.constexpr,
     WHOLE: tl.constexpr,
+    AFTER: tl.constexpr,
+    OVERLAP: tl.constexpr,
     CHANNELS: tl.constexpr,
     EVEN: tl.constexpr,
     HAS_BIAS: tl.constexpr,
 ):
-    """Gradient of what goes into the GELU, and its sums for the gradients of weights and bias as in `correlate_strips`.
-
-    The map is not dilated; the STEPs are distances between its columns.
+    """Gradient of what goes into the GELU, and its sums for the gradients of weights and bias as `correlate_strips`
+    has them.
     """
     LEFT: tl.constexpr = KW // 2 if WHOLE else 0
     WIDTH: tl.constexpr = COLUMNS if WHOLE else COLUMNS + KW - 1
+    BEFORE: tl.constexpr = KW // 2 - LEFT
     p = tl.program_id(0)
     c = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
     here = c < channels
     taps = load_taps(weight_ptr, c, here, channels, FULL_KH, FULL_KW, KH, KW, EVEN, False)
     bias = tl.load(bias_ptr + c, mask=here, other=0.0).to(tl.float32) if HAS_BIAS else tl.zeros([CHANNELS], tl.float32)
+    step = step_y.to(tl.int64)
     acc = zeros(KH * KW, CHANNELS)
     total = tl.zeros([CHANNELS], tl.float32)
     for strip in range(p * each, tl.minimum(p * each + each, strips)):
-        image, _, _, first, left = strip_spot(strip, height, width, 1, 1, rows, COLUMNS)
-        x_left = left + LEFT - KW // 2
-        x_image = x_ptr + image * x_strides[0] + x_left.to(tl.int64) * X_STEP + c
-        dout_image = dout_ptr + image * dout_strides[0] + left.to(tl.int64) * DOUT_STEP + c
-        dsums_image = dsums_ptr + image * dsums_strides[0] + left.to(tl.int64) * DSUMS_STEP + c
+        image, residue_y, residue_x, first, left = strip_spot(strip, height, width, step_y, step_x, rows, COLUMNS)
+        places = (width - residue_x + step_x - 1) // step_x
+        taken = 0
+        if not WHOLE:
+            taken = tl.maximum(left + COLUMNS - places, 0)
+            left -= taken
+        low, high, edge = BEFORE - left, BEFORE - left + places, places - left
+        longest = (height - residue_y + step_y - 1) // step_y
+        y = residue_y + first * step_y
+        dout_line = first_line(dout_ptr + c, image, y, residue_x, left, dout_strides, DOUT_STEP)
+        dsums_line = first_line(dsums_ptr + c, image, y, residue_x, left, dsums_strides, DSUMS_STEP)
+        y -= KH // 2 * step_y
+        x_line = first_line(x_ptr + c, image, y, residue_x, left - BEFORE, x_strides, X_STEP)
         window = ()
         for i in tl.static_range(KH - 1):
-            y = first + i - KH // 2
-            line = load_row(x_image, y, x_strides[1], x_left, height, width, here, X_STEP, WIDTH, EVEN)
-            window = window + in_float32(line)
-        y = first + KH // 2
-        coming = load_row(x_image, y, x_strides[1], x_left, height, width, here, X_STEP, WIDTH, EVEN)
-        dcoming = load_row(dout_image, first, dout_strides[1], left, height, width, here, DOUT_STEP, COLUMNS, EVEN)
-        for y in range(first, tl.minimum(first + rows, height)):
-            met = window + in_float32(coming)
-            dout = in_float32(dcoming)
-            coming = load_row(x_image, y + 1 + KH // 2, x_strides[1], x_left, height, width, here, X_STEP, WIDTH, EVEN)
-            dcoming = load_row(dout_image, y + 1, dout_strides[1], left, height, width, here, DOUT_STEP, COLUMNS, EVEN)
-            out = dsums_image + (tl.zeros([], tl.int64) + y) * dsums_strides[1]
+            valid = (first + i >= KH // 2) & (first + i < longest + KH // 2)
+            line = load_places(x_line, low, high, here, valid, X_STEP, WIDTH, BEFORE, BEFORE + AFTER, EVEN)
+            window = window + pack(line)
+            x_line += step * x_strides[1]
+        valid = first + KH // 2 < longest
+        line = pack(load_places(x_line, low, high, here, valid, X_STEP, WIDTH, BEFORE, BEFORE + AFTER, EVEN))
+        valid = first < longest
+        dout = pack(load_places(dout_line, taken, edge, here, valid, DOUT_STEP, COLUMNS, OVERLAP, AFTER, EVEN))
+        last = tl.minimum(first + rows, longest)
+        for o in range(first, last):
+            window = window + line
+            lines = unpack(window, x_ptr.dtype.element_ty)
+            gradients = unpack(dout, dout_ptr.dtype.element_ty)
+            x_line += step * x_strides[1]
+            valid = o + 1 + KH // 2 < longest
+            line = pack(load_places(x_line, low, high, here, valid, X_STEP, WIDTH, BEFORE, BEFORE + AFTER, EVEN))
+            dout_line += step * dout_strides[1]
+            valid = o + 1 < last
+            dout = pack(load_places(dout_line, taken, edge, here, valid, DOUT_STEP, COLUMNS, OVERLAP, AFTER, EVEN))
             for q in tl.static_range(COLUMNS):
-                sums = bias
-                for i in tl.static_range(KH):
-                    for j in tl.static_range(KW):
-                        if q + j >= LEFT and q + j < LEFT + WIDTH:
-                            sums += met[i * WIDTH + q + j - LEFT] * taps[i * KW + j]
-                d = gelu_slope(sums) * dout[q]
-                inside = left + q < width
-                if not EVEN:
-                    inside = inside & here
-                tl.store(out + q * DSUMS_STEP, d.to(dsums_ptr.dtype.element_ty), mask=inside)
+                d = gelu_slope(sum_taps(lines, taps, bias, q, KH, KW, LEFT, WIDTH)) * gradients[q]
+                inside = here
+                if q < OVERLAP:
+                    inside = inside & (q >= taken)
+                if q >= COLUMNS - AFTER:
+                    inside = inside & (q < edge)
+                tl.store(dsums_line + q * DSUMS_STEP, d.to(dsums_ptr.dtype.element_ty), mask=inside)
                 total += d
-                added = ()
-                for i in tl.static_range(KH):
-                    for j in tl.static_range(KW):
-                        value = acc[i * KW + j]
-                        if q + j >= LEFT and q + j < LEFT + WIDTH:
-                            value += met[i * WIDTH + q + j - LEFT] * d
-                        added = added + (value,)
-                acc = added
-            window = met[WIDTH:]
+                acc = add_products(acc, lines, d, q, KH, KW, LEFT, WIDTH)
+            dsums_line += step * dsums_strides[1]
+            window = window[WIDTH:]
     start = partial_ptr + p.to(tl.int64) * (KH * KW + 1) * channels + c
     for k in tl.static_range(KH * KW):
         tl.store(start + k * channels, acc[k], mask=here)

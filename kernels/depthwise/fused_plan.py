@@ -70,7 +70,7 @@ class Strips:
         taps = kernel[0] * kernel[1]
         # More columns would leave too few warps a multiprocessor; at 25 taps 7 pay where they leave out padding.
         columns = _even_parts(places, 7 if taps <= 9 or (taps <= 25 and places <= 7) else 5)
-        # That run at a time: as many warps as the registers of 132 multiprocessors hold.
+        # That run at a time, by the registers that the taps leave.
         self.programs = 132 * (16 if taps <= 9 else 12 if taps <= 25 else 8)
         # Rows loaded ahead; 49 taps leave registers for one.
         self.ahead = 2 if taps <= 25 else 1
@@ -105,12 +105,12 @@ class Strips:
         rows = -(-longest // min(range(1, most + 1), key=turns))
         return rows, across * -(-longest // rows)
 
-    def each(self) -> int:
-        """Return how many strips a program of `correlate_strips` takes, for the fewest in turn."""
-        least = max(1, self.count * self.blocks // self.programs)
+    def each(self, programs: int) -> int:
+        """Return how many strips a program takes where so many run at a time, for the fewest in turn."""
+        least = max(1, self.count * self.blocks // programs)
 
         def turns(each: int) -> int:
-            return -(-(-(-self.count // each) * self.blocks) // self.programs) * each
+            return -(-(-(-self.count // each) * self.blocks) // programs) * each
 
         return min(least, least + 1, key=turns)
 
@@ -142,7 +142,7 @@ class Convolve:
             full = {"FULL_KH": call.kernel[0], "FULL_KW": call.kernel[1]}
             self.kernel = BoundKernel(
                 convolve_strips,
-                (call.strips.count, call.strips.blocks, 1),
+                (call.strips.count * call.strips.blocks, 1, 1),
                 (*strides, *call.extent, call.strips.rows),
                 {
                     **full,
@@ -176,13 +176,20 @@ class Correlate:
             )
         else:
             strips = call.strips
-            each = strips.each()
+            each = strips.each(strips.programs)
             programs = -(-strips.count // each)
             self.kernel = BoundKernel(
                 correlate_strips,
-                (programs, strips.blocks, 1),
+                (programs * strips.blocks, 1, 1),
                 (x[:3], dout[:3], *call.extent, strips.rows, strips.count, each),
-                {**strips.sizes, **strips.steps(X=x, DOUT=dout), "OVERLAP": strips.overlap, "AHEAD": 1},
+                {
+                    **strips.sizes,
+                    **strips.steps(X=x, DOUT=dout),
+                    "OVERLAP": strips.overlap,
+                    "AHEAD": 1,
+                    # Where it saves enough registers to be worth converting rows again.
+                    "PACKED": strips.sizes["WHOLE"] and strips.sizes["KH"] > 3,
+                },
                 num_warps=1,
             )
         self.total = Total(call, programs, call.used if call.strips else kernel)
