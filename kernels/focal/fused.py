@@ -35,6 +35,20 @@ def _rows(x: Tensor) -> Tensor:
     return x if c == 1 and y == width * step and b == height * y else x.contiguous()
 
 
+def _taps(weights: Sequence[Tensor]) -> Sequence[Tensor]:
+    """Return `depthwise.taps` of each level; by one kernel for weights side by side, as `unpack` has them."""
+    first, sizes, at = weights[0], [weight[0].numel() for weight in weights], weights[0].data_ptr()
+    row = first.stride(0)
+    for weight, size in zip(weights, sizes, strict=True):
+        beside = weight.data_ptr() == at and weight.stride() == (row, weight.stride(1), weight.shape[3], 1)
+        # Kernels are compiled for levels that start at multiples of 16 bytes.
+        if not beside or weight.dtype != first.dtype or len(first) % 4:
+            return [depthwise.taps(weight) for weight in weights]
+        at += size * weight.element_size()
+    whole = first.as_strided((len(first), 1, sum(sizes), 1), (row, row, 1, 1))
+    return depthwise.taps(whole).split(sizes)
+
+
 @on_device
 def forward(
     projected: Tensor,
@@ -52,7 +66,7 @@ def forward(
         ("forward", kernels, normalize, keeps),
         *(projected, point_weight, point_bias),
     )
-    return plan(projected, [depthwise.taps(weight) for weight in weights], point_weight, point_bias)
+    return plan(projected, _taps(weights), point_weight, point_bias)
 
 
 @on_device
@@ -78,5 +92,5 @@ def backward(
         ("backward", kernels, normalize),
         *(projected, point_weight, *weights),
     )
-    dweights = plan(dmodulator, saved, projected, weights, dprojected)
+    dweights = plan(dmodulator, saved, projected, [weight.dtype for weight in weights], _taps(weights), dprojected)
     return dprojected, dweights, dpoint, dpoint_bias

@@ -5,9 +5,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import triton
-from torch import Tensor, empty, float32
+from torch import Tensor, dtype, empty, float32
 
-from ..depthwise.fused import taps as arranged
 from ..depthwise.fused_plan import Call as Convolution
 from ..depthwise.fused_plan import Convolve, Correlate, lanes_of
 from ..fused_rows import PRODUCTS
@@ -284,13 +283,18 @@ class BackwardPlan:
         ]
 
     def __call__(
-        self, dmodulator: Tensor, saved: Saved, projected: Tensor, weights: Sequence[Tensor], dprojected: Tensor
+        self,
+        dmodulator: Tensor,
+        saved: Saved,
+        projected: Tensor,
+        dtypes: Sequence[dtype],
+        taps: Sequence[Tensor],
+        dprojected: Tensor,
     ) -> list[Tensor]:
         """Fill dprojected's gradients of contexts and gates, and zeros after these, given that of the gated sum.
 
         Returns the gradients of the depthwise kernels; one plan is for kernels of the same dtypes.
         """
-        taps = [arranged(weight) for weight in weights]
         call, (_, contexts, convolved, mean) = self.call, saved
         (_, context, gates), (_, dcontext, dgates) = call.parts(projected), call.parts(dprojected)
         partial = empty(self.partial, dtype=float32, device=projected.device)
@@ -301,8 +305,7 @@ class BackwardPlan:
         dweights = []
         for level in reversed(range(call.levels)):
             z = contexts[:, level - 1] if level else context
-            dtype = weights[level].dtype
-            dweights.insert(0, self.correlations[level](z, d, dtype, dtype)[0])
+            dweights.insert(0, self.correlations[level](z, d, dtypes[level], dtypes[level])[0])
             if level:
                 below = call.map(projected)
                 self.level_kernels[level - 1](d, taps[level], dmodulator, gates, convolved[:, level - 1], below)
