@@ -7,7 +7,7 @@ the AHEAD rows of both maps that follow, which are on their way. Nothing is summ
 import triton
 import triton.language as tl
 
-from .fused_strips import first_line, input_rows, load_places, pack, strip_spot, unpack, zeros
+from .fused_strips import first_line, input_rows, load_places, pack, strip_and_channels, strip_spot, unpack, zeros
 
 
 @triton.jit
@@ -65,20 +65,20 @@ def correlate_strips(
     OVERLAP: tl.constexpr,
     CHANNELS: tl.constexpr,
     AHEAD: tl.constexpr,
+    PACKED: tl.constexpr,
     EVEN: tl.constexpr,
 ):
-    """Sums for the gradients of weights and bias over `each` strips from program_id(0) * each on, of block
-    program_id(1) of channels: [programs, KH * KW + 1, channels], the bias last.
+    """Sums for the gradients of weights and bias over `each` strips, a block of channels: [programs, KH * KW + 1,
+    channels], the bias last.
 
-    At most the first OVERLAP columns of a strip belong to the strip before.
+    At most the first OVERLAP columns of a strip belong to the strip before. PACKED keeps rows of gradients as loaded.
     """
     LEFT: tl.constexpr = KW // 2 if WHOLE else 0
     WIDTH: tl.constexpr = COLUMNS if WHOLE else COLUMNS + KW - 1
     BEFORE: tl.constexpr = KW // 2 - LEFT
     X_DTYPE: tl.constexpr = x_ptr.dtype.element_ty
     DOUT_DTYPE: tl.constexpr = dout_ptr.dtype.element_ty
-    p = tl.program_id(0)
-    c = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
+    p, c = strip_and_channels(channels, CHANNELS)
     here = c < channels
     x_row, dout_row = step_y.to(tl.int64) * x_strides[1], step_y.to(tl.int64) * dout_strides[1]
     acc = zeros(KH * KW, CHANNELS)
@@ -102,8 +102,8 @@ def correlate_strips(
             o = start - 1 - k
             valid = (o >= 0) & (o < last)
             row = load_places(above, taken, edge, here, valid, DOUT_STEP, COLUMNS, OVERLAP, AFTER, EVEN)
-            window = window + unpack(pack(row), DOUT_DTYPE)
-        total = plus(total, window)
+            window = window + (pack(row) if PACKED else unpack(pack(row), DOUT_DTYPE))
+        total = plus(total, unpack(window, DOUT_DTYPE))
         dout_line = first_line(dout_ptr + c, image, y, residue_x, left, dout_strides, DOUT_STEP)
         # Some strips have no rows.
         y = tl.minimum(y - KH // 2 * step_y, height - 1)
@@ -119,7 +119,8 @@ def correlate_strips(
             dout_line += dout_row
         for t in range(start, end):
             x_places = unpack(lines[:WIDTH], X_DTYPE)
-            met = unpack(douts[:COLUMNS], DOUT_DTYPE) + window
+            kept = (douts[:COLUMNS] if PACKED else unpack(douts[:COLUMNS], DOUT_DTYPE)) + window
+            met = unpack(kept, DOUT_DTYPE)
             line = load_places(x_line, low, high, here, None, X_STEP, WIDTH, BEFORE, BEFORE + AFTER, EVEN)
             valid = t + AHEAD < last
             dout = load_places(dout_line, taken, edge, here, valid, DOUT_STEP, COLUMNS, OVERLAP, AFTER, EVEN)
@@ -128,7 +129,7 @@ def correlate_strips(
             dout_line += dout_row
             total = plus(total, met[:COLUMNS])
             acc = meet(acc, x_places, met, KH, KW, COLUMNS, LEFT, WIDTH)
-            window = met[: (KH - 1) * COLUMNS]
+            window = kept[: (KH - 1) * COLUMNS]
     start = partial_ptr + p.to(tl.int64) * (KH * KW + 1) * channels + c
     for k in tl.static_range(KH * KW):
         tl.store(start + k * channels, acc[k], mask=here)

@@ -13,6 +13,14 @@ from .fused_epilogue import finish, reads_more
 
 
 @triton.jit
+def strip_and_channels(channels, CHANNELS: tl.constexpr):
+    """Number and channels of a program: blocks of channels follow each other, as they do in memory."""
+    blocks = (channels + CHANNELS - 1) // CHANNELS
+    program = tl.program_id(0)
+    return program // blocks, program % blocks * CHANNELS + tl.arange(0, CHANNELS)
+
+
+@triton.jit
 def strip_spot(strip, height, width, step_y, step_x, rows, COLUMNS: tl.constexpr):
     """Image, residues of the rows and columns modulo the dilation, and first places among those of such residues."""
     groups_y = ((height + step_y - 1) // step_y + rows - 1) // rows
@@ -233,7 +241,7 @@ def convolve_strips(
     EPILOGUE: tl.constexpr,
     FLIP: tl.constexpr,
 ):
-    """Output of strip program_id(0), block program_id(1) of channels; EPILOGUE is that of `finish`.
+    """Output of a strip, a block of channels; EPILOGUE is that of `finish`.
 
     `weight_ptr` is [FULL_KH, FULL_KW, channels] in float32, of which the middle KH x KW can meet the map; FLIP turns
     the kernel round, as the gradient of the input does. WHOLE says that a strip has all columns of a residue, of which
@@ -243,14 +251,12 @@ def convolve_strips(
     WIDTH: tl.constexpr = COLUMNS if WHOLE else COLUMNS + KW - 1
     BEFORE: tl.constexpr = KW // 2 - LEFT
     MORE_DTYPE: tl.constexpr = more_ptr.dtype.element_ty if reads_more(EPILOGUE) else None
-    image, residue_y, residue_x, first, left = strip_spot(
-        tl.program_id(0), height, width, step_y, step_x, rows, COLUMNS
-    )
+    strip, c = strip_and_channels(channels, CHANNELS)
+    image, residue_y, residue_x, first, left = strip_spot(strip, height, width, step_y, step_x, rows, COLUMNS)
     places = (width - residue_x + step_x - 1) // step_x
     if not WHOLE:
         left = tl.minimum(left, places - COLUMNS)
     low, high = BEFORE - left, BEFORE - left + places
-    c = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
     here = c < channels
     start, end = input_rows(first, residue_y, height, step_y, rows, KH)
     # Rows of zeros before the first make the number of rows a multiple of AHEAD.
