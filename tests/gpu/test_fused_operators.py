@@ -137,6 +137,13 @@ def test_compiled_and_captured(name):
     assert all(map(torch.equal, captured, truth))
 
 
+def test_gelu_is_as_exact_as_float32():
+    # It needs Triton, which a machine that skips these tests may lack.
+    import gelu_errors
+
+    gelu_errors.check(gelu_errors.errors("cuda"), gelu_errors.at_the_ends("cuda"))
+
+
 @pytest.mark.parametrize("name", ["window 7x7, mask", "focused, many heads", "rala", "agent"])
 def test_large_inputs_stay_finite(name):
     function, tensors = CALLS[name]()

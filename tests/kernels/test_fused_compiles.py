@@ -150,7 +150,16 @@ KERNELS = {
         "differentiate_rows",
         "differentiate_windows",
     },
-    "linear": {"apply", "balance", "differentiate_keys", "differentiate_tokens", "measure", "reduce", "settle", "total"},
+    "linear": {
+        "apply",
+        "balance",
+        "differentiate_keys",
+        "differentiate_tokens",
+        "measure",
+        "reduce",
+        "settle",
+        "total",
+    },
     "agent": {"differentiate_keys", "differentiate_queries", "gather", "merge", "read"},
     "depthwise": {
         "arrange",
