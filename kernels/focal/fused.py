@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..depthwise import fused as depthwise
-from ..large_kernel.fused_point import differentiate_weight, project
+from ..large_kernel.fused_point import differentiate
 from ..launch import Plans, on_device, readable
 from .fused_plan import BackwardPlan, Call, ForwardPlan
 from .saved import Saved
@@ -84,9 +84,9 @@ def backward(
     kernels = tuple(weight.shape[-1] for weight in weights)
     dprojected = torch.empty(projected.shape, dtype=projected.dtype, device=projected.device)
     query, dquery = (x[..., : dout.shape[-1]] for x in (projected, dprojected))
-    project(saved.modulator, point_weight.T, bias=point_bias, gate=dout, out=dquery)
-    dmodulator, dgate = project(dout, point_weight, times=query)
-    dpoint, dpoint_bias = differentiate_weight(dgate, saved.modulator, point_weight, point_bias)
+    _, dmodulator, dpoint, dpoint_bias = differentiate(
+        dout, query, saved.modulator, point_weight, point_bias, out=dquery
+    )
     plan = _plans(
         lambda: BackwardPlan(Call(projected, point_weight, kernels, normalize)),
         ("backward", kernels, normalize),

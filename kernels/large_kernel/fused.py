@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..depthwise import fused as depthwise
 from ..launch import on_device, readable
-from .fused_point import differentiate_weight, project
+from .fused_point import differentiate, project
 from .parameters import Parameters
 
 UNDILATED = (1, 1)
@@ -39,8 +39,7 @@ def backward(
     """Return the gradients of x and of the parameters, given that of the output."""
     dout, x, local, spatial = (readable(value) for value in (dout, x, local, spatial))
     point, point_bias = parameters.point_weight, parameters.point_bias
-    through, _ = project(spatial, point.T, bias=point_bias, gate=dout)
-    dspatial, dgate = project(dout, point, times=x)
+    through, dspatial, dpoint, dpoint_bias = differentiate(dout, x, spatial, point, point_bias)
     dlocal = depthwise.convolve(dspatial, parameters.spatial_weight, None, dilation, flip=True)
     dx = depthwise.convolve(dlocal, parameters.local_weight, None, UNDILATED, more=through, flip=True)
     dspatial_weight, dspatial_bias = depthwise.correlate(
@@ -49,5 +48,4 @@ def backward(
     dlocal_weight, dlocal_bias = depthwise.correlate(
         x, dlocal, parameters.local_weight, parameters.local_bias, UNDILATED
     )
-    dpoint, dpoint_bias = differentiate_weight(dgate, spatial, point, point_bias)
     return dx, Parameters(dlocal_weight, dspatial_weight, dpoint, dlocal_bias, dspatial_bias, dpoint_bias)

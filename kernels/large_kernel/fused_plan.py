@@ -1,16 +1,18 @@
 """From a kind of call to bound kernels of the pointwise convolution: blocks, and how the tokens are shared out."""
 
 import triton
-from torch import Tensor, dtype, empty, float32
+from torch import Tensor, bfloat16, dtype, empty, float32
 
 from ..depthwise.fused_plan import Settle
 from ..fused_rows import PRODUCTS
 from ..launch import BoundKernel, split
-from .fused_kernels import differentiate_weight, project
+from .fused_kernels import differentiate_point, differentiate_weight, project
 
 BLOCK = 128  # tokens of a program that multiplies, half of them in float32
+POINT_BLOCK = 64  # tokens that `differentiate_point` takes at a time
 WIDE = {"num_warps": 8, "num_stages": 2, "maxnreg": 128}  # of 128 tokens by 128 channels: two fit a multiprocessor
 NARROW = {"num_warps": 4, "num_stages": 3, "maxnreg": 168}  # of fewer channels: three
+MOST_WHOLE = 128  # channels up to which one kernel makes all gradients; half of them in float16
 PROGRAMS = 264  # to aim for where tokens can be shared out: 2 for each of 132 multiprocessors
 
 
@@ -60,6 +62,51 @@ class Project:
         product: Tensor | None,
     ) -> None:
         self.kernel(a, times, weight, bias, gate, out, product)
+
+
+def whole(x: Tensor) -> bool:
+    """Return whether one kernel makes all gradients for maps like `x`."""
+    most = MOST_WHOLE if x.dtype == bfloat16 else MOST_WHOLE // 2
+    return x.dtype != float32 and x.shape[-1] <= most
+
+
+class DifferentiatePoint:
+    """All gradients of the pointwise convolution and its gate, for few channels."""
+
+    def __init__(self, dout: Tensor, gate: Tensor, spatial: Tensor, weight: Tensor, bias: Tensor | None, dgate: Tensor):
+        tokens, channels = dout.shape
+        columns = max(16, triton.next_power_of_2(channels))
+        few = columns <= 64
+        blocks = -(-tokens // POINT_BLOCK)
+        programs = min(blocks, PROGRAMS if few else PROGRAMS // 2)
+        self.settle = Settle(programs, channels, (1, channels), (1, channels), (channels, 1))
+        self.kernel = BoundKernel(
+            differentiate_point,
+            (programs, 1, 1),
+            (tokens, channels, blocks, *(x.stride(0) for x in (dout, gate, spatial, dgate)), weight.stride()),
+            {
+                "BLOCK": POINT_BLOCK,
+                "COLUMNS": columns,
+                "HAS_BIAS": bias is not None,
+                "PRODUCT": PRODUCTS[dout.dtype],
+                "STAGES": 2,
+            },
+            # Two programs fit a multiprocessor where channels are few.
+            maxnreg=128 if few else None,
+            num_warps=8,
+        )
+
+    def __call__(
+        self, dout: Tensor, gate: Tensor, spatial: Tensor, weight: Tensor, bias: Tensor | None, dgate: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Fill dgate; return the gradients of spatial as rows, of weight, and of bias."""
+        partial = self.settle.partial(dout)
+        dspatial = empty(dout.shape, dtype=dout.dtype, device=dout.device)
+        self.kernel(dout, gate, spatial, weight, bias, dgate, dspatial, partial)
+        dweight = empty(weight.shape, dtype=weight.dtype, device=dout.device)
+        dbias = empty(weight.shape[:1], dtype=(weight if bias is None else bias).dtype, device=dout.device)
+        self.settle(partial, dweight, dbias)
+        return dspatial, dweight, dbias
 
 
 class DifferentiateWeight:
