@@ -9,12 +9,11 @@ from ..launch import BoundKernel, split, token_strides
 from .fused_backward import balance, differentiate_tokens
 from .fused_backward_keys import differentiate_keys
 from .fused_kernels import total
-from .fused_plan import MEASURED, PROGRAMS, REGISTERS, RESIDENT, Call, Settle, turns
+from .fused_plan import MEASURED, PROGRAMS, RESIDENT, Call, Settle, turns
 
 CHUNK = 32
 """Channels of a head that a program of `differentiate_tokens` takes, where the map looks at one alone."""
-TOKEN_REGISTERS = 168  # of a thread of `differentiate_tokens` for queries, which sums the state's gradient, too
-TOKEN_RESIDENT = 396  # programs at once with so many registers
+TOKEN_RESIDENT = 264  # programs of `differentiate_tokens` at once for queries, whose state's gradients it also holds
 WHOLE = {"unit", "softmax_channels"}
 """Maps that look at all channels of a head."""
 
@@ -80,7 +79,7 @@ class Tokens:
         chunk = width if described["MAP"] in WHOLE else min(CHUNK, width)
         self.programs = call.heads * (width // chunk)
         tokens = call.keys if of_keys else call.queries
-        registers, resident = (REGISTERS, RESIDENT) if of_keys else (TOKEN_REGISTERS, TOKEN_RESIDENT)
+        resident = RESIDENT if of_keys else TOKEN_RESIDENT
         self.splits, each = turns(tokens, call.block, call.batch * self.programs, resident)
         sizes = ("SHIFT", "D", "WIDTH", "E", "VALUE_WIDTH", "WIDE", "PRODUCT")
         self.kernel = BoundKernel(
@@ -98,8 +97,7 @@ class Tokens:
                 **{name: call.sizes[name] for name in sizes},
             },
             num_warps=4,
-            num_stages=2,
-            maxnreg=registers if chunk <= CHUNK and call.sizes["PRODUCT"] != "ieee" else None,
+            num_stages=3,
         )
         self.total = Total(call, self.splits) if call.parameters[of_keys] else None
 
@@ -128,7 +126,6 @@ class BackwardPlan:
             differentiate_keys,
             True,
             (call.k, call.v, token_strides(dk), token_strides(dv)),
-            2,
             HAS_WEIGHT=call.weighted,
             STATS=True,
         )

@@ -97,7 +97,7 @@ class Call:
         """Return the shape of the norms."""
         return (self.batch, self.keys if of_keys else self.queries, 2) if self.focused(of_keys) else (0,)
 
-    def kernel(self, kernel, of_keys: bool, arguments: Sequence, stages: int, **constants) -> BoundKernel:
+    def kernel(self, kernel, of_keys: bool, arguments: Sequence, **constants) -> BoundKernel:
         """Return a kernel whose programs each take a run of tokens of a group of heads."""
         tokens = self.keys if of_keys else self.queries
         splits, each = self.split(tokens)
@@ -108,7 +108,8 @@ class Call:
             (*arguments, tokens, self.heads, each, *eps),
             {"BLOCK": self.block, **self.map(of_keys), **self.sizes, **constants},
             num_warps=self.warps,
-            num_stages=stages,
+            # Tiles of wider heads, loaded ahead, would leave fewer programs room.
+            num_stages=3 if self.sizes["WIDTH"] <= 32 else 1,
             maxnreg=REGISTERS if self.sizes["PRODUCT"] != "ieee" else None,
         )
 
@@ -185,8 +186,8 @@ class ForwardPlan:
         self.sums = call.sums
         self.measures = [Measure(call, of_keys) for of_keys in (False, True)]
         self.settle = Settle(call, call.split(call.keys)[0])
-        self.reduce = call.kernel(reduce, True, (call.k, call.v), 3, HAS_WEIGHT=call.weighted)
-        self.apply = call.kernel(apply, False, (call.q, token_strides(out)), 3, NORMALIZER=call.form.normalizer)
+        self.reduce = call.kernel(reduce, True, (call.k, call.v), HAS_WEIGHT=call.weighted)
+        self.apply = call.kernel(apply, False, (call.q, token_strides(out)), NORMALIZER=call.form.normalizer)
 
     def __call__(self, tensors: Sequence[Tensor | None], out: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Fill out and return the state, the norms of queries and of keys, and what queries are divided by."""
