@@ -24,7 +24,7 @@ from .fused_maps import (
     steepness,
     turned_rows,
 )
-from .fused_tiles import load_row, numbers, vectors_at
+from .fused_tiles import load_row, numbers, vectors_at, within
 
 
 @triton.jit(do_not_specialize=["tokens", "heads", "each"])
@@ -50,6 +50,7 @@ def balance(
     SHIFT: tl.constexpr,
     NORMALIZER: tl.constexpr,
     FOCUSED: tl.constexpr,
+    EVEN: tl.constexpr,
     WIDE: tl.constexpr,
     STAGES: tl.constexpr,
 ):
@@ -62,7 +63,7 @@ def balance(
     last = tl.minimum(first + each, tokens)
     for start in tl.range(first, last, BLOCK, num_stages=STAGES):
         n = start + tl.arange(0, BLOCK)
-        valid = n < last
+        valid = within(n, last, EVEN)
         along = tl.zeros([BLOCK], tl.float32)
         for group in tl.static_range(GROUPS):
             out = load_row(out_ptr, out_strides, sample, n, valid, group, heads, GROUP, E, VALUE_WIDTH, WIDE)
@@ -148,6 +149,7 @@ def differentiate_tokens(
     HAS_SHARE: tl.constexpr,
     HAS_PARAMETER: tl.constexpr,
     ROTARY: tl.constexpr,
+    EVEN: tl.constexpr,
     WIDE: tl.constexpr,
     PRODUCT: tl.constexpr,
 ):
@@ -184,7 +186,7 @@ def differentiate_tokens(
     last = tl.minimum(first + each, tokens)
     for start in range(first, last, BLOCK):
         n = start + tl.arange(0, BLOCK)
-        valid = n < last
+        valid = within(n, last, EVEN)
         x = load_channels(x_ptr, x_strides, sample, head, n, valid, c, D, WIDE)
         x = spread_channels(x, MAP, PRODUCT)
         rows = load_channels(rows_ptr, rows_strides, sample, head, n, valid, e, E, WIDE)

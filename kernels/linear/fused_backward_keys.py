@@ -8,7 +8,7 @@ import triton.language as tl
 
 from .fused_kernels import norms
 from .fused_maps import features, head_scales, pullback, turned
-from .fused_tiles import load_state, load_tile, numbers, rows_product, spread, store_tile
+from .fused_tiles import load_state, load_tile, numbers, rows_product, spread, store_tile, within
 
 
 @triton.jit(do_not_specialize=["tokens", "heads", "each"])
@@ -44,6 +44,7 @@ def differentiate_keys(
     HAS_WEIGHT: tl.constexpr,
     HAS_PARAMETER: tl.constexpr,
     ROTARY: tl.constexpr,
+    EVEN: tl.constexpr,
     WIDE: tl.constexpr,
     PRODUCT: tl.constexpr,
 ):
@@ -63,7 +64,7 @@ def differentiate_keys(
     last = tl.minimum(first + each, tokens)
     for start in range(first, last, BLOCK):
         n = start + tl.arange(0, BLOCK)
-        valid = n < last
+        valid = within(n, last, EVEN)
         x = load_tile(k_ptr, k_strides, sample, n, valid, group, heads, GROUP, D, WIDTH, WIDE)
         x = spread(x, MAP, PRODUCT)
         value = load_tile(v_ptr, v_strides, sample, n, valid, group, heads, GROUP, E, VALUE_WIDTH, WIDE)

@@ -54,6 +54,7 @@ class Balance:
             (token_strides(out), token_strides(dout), call.queries, call.heads, each, call.form.eps),
             {
                 "BLOCK": block,
+                "EVEN": call.queries % block == 0,
                 "GROUPS": -(-call.heads // group),
                 "GROUP": group,
                 **{name: call.sizes[name] for name in ("E", "WIDTH", "VALUE_WIDTH", "SHIFT", "WIDE")},
@@ -88,6 +89,7 @@ class Tokens:
             (*arguments, tokens, call.heads, each, call.form.eps),
             {
                 "BLOCK": call.block,
+                "EVEN": tokens % call.block == 0,
                 "QUERIES": not of_keys,
                 "CHUNK": chunk,
                 "PARTS": parts,

@@ -20,6 +20,7 @@ from .fused_tiles import (
     spread,
     store_state,
     store_tile,
+    within,
 )
 
 
@@ -60,6 +61,7 @@ def measure(
     WIDTH: tl.constexpr,
     HAS_PARAMETER: tl.constexpr,
     POWER: tl.constexpr,
+    EVEN: tl.constexpr,
     WIDE: tl.constexpr,
     STAGES: tl.constexpr,
 ):
@@ -70,7 +72,7 @@ def measure(
     last = tl.minimum(first + each, tokens)
     for start in tl.range(first, last, BLOCK, num_stages=STAGES):
         n = start + tl.arange(0, BLOCK)
-        valid = n < last
+        valid = within(n, last, EVEN)
         for group in tl.static_range(GROUPS):
             x = load_row(x_ptr, strides, sample, n, valid, group, heads, GROUP, D, WIDTH, WIDE).to(tl.float32)
             if GROUPS > 1:
@@ -117,6 +119,7 @@ def reduce(
     HAS_WEIGHT: tl.constexpr,
     HAS_PARAMETER: tl.constexpr,
     ROTARY: tl.constexpr,
+    EVEN: tl.constexpr,
     WIDE: tl.constexpr,
     PRODUCT: tl.constexpr,
 ):
@@ -138,7 +141,7 @@ def reduce(
     last = tl.minimum(first + each, tokens)
     for start in range(first, last, BLOCK):
         n = start + tl.arange(0, BLOCK)
-        valid = n < last
+        valid = within(n, last, EVEN)
         x = load_tile(k_ptr, k_strides, sample, n, valid, group, heads, GROUP, D, WIDTH, WIDE)
         # With norms to take, too, it would cost a third program of a multiprocessor its registers.
         x = spread(x, MAP if STATS else "", PRODUCT)
@@ -233,6 +236,7 @@ def apply(
     VALUE_WIDTH: tl.constexpr,
     HAS_PARAMETER: tl.constexpr,
     ROTARY: tl.constexpr,
+    EVEN: tl.constexpr,
     WIDE: tl.constexpr,
     PRODUCT: tl.constexpr,
 ):
@@ -247,7 +251,7 @@ def apply(
     last = tl.minimum(first + each, tokens)
     for start in range(first, last, BLOCK):
         n = start + tl.arange(0, BLOCK)
-        valid = n < last
+        valid = within(n, last, EVEN)
         x = load_tile(q_ptr, q_strides, sample, n, valid, group, heads, GROUP, D, WIDTH, WIDE)
         x = spread(x, MAP, PRODUCT)
         lift, factor = norms(x, scales, stats_ptr, sample, tokens, n, valid, MAP, STATS, POWER)

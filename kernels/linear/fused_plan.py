@@ -106,7 +106,13 @@ class Call:
             kernel,
             (self.groups, splits, self.batch),
             (*arguments, tokens, self.heads, each, *eps),
-            {"BLOCK": self.block, **self.map(of_keys), **self.sizes, **constants},
+            {
+                "BLOCK": self.block,
+                "EVEN": tokens % self.block == 0,
+                **self.map(of_keys),
+                **self.sizes,
+                **constants,
+            },
             num_warps=self.warps,
             # Tiles of wider heads, loaded ahead, would leave fewer programs room.
             num_stages=3 if self.sizes["WIDTH"] <= 32 else 1,
@@ -135,6 +141,7 @@ class Measure:
             {
                 "STAGES": 3,
                 "BLOCK": block,
+                "EVEN": tokens % block == 0,
                 "GROUPS": -(-call.heads // group),
                 "GROUP": group,
                 **{name: call.sizes[name] for name in ("D", "WIDTH", "WIDE")},

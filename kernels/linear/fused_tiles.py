@@ -17,6 +17,15 @@ def heads_of(group, GROUP: tl.constexpr):
 
 
 @triton.jit
+def within(n, last, EVEN: tl.constexpr):
+    """Which tokens there are: with EVEN, which says that blocks are full, masks cost nothing."""
+    if EVEN:
+        return tl.full(n.shape, 1, tl.int1)
+    else:
+        return n < last
+
+
+@triton.jit
 def entries(ptr, strides, sample, n, group, GROUP: tl.constexpr, WIDTH: tl.constexpr, WIDE: tl.constexpr):
     """Pointers to tokens `n` of a group of heads, [n, GROUP, WIDTH]."""
     head = tl.arange(0, GROUP)

@@ -164,6 +164,7 @@ CASES = {
     },
     "linear": {
         "focused": linear("focused", "focused", "divide"),
+        "focused, full blocks": linear("focused", "focused", "divide", grid=(8, 8), key_grid=(8, 8), heads=3),
         "focused, many heads, weights": linear(
             "focused", "focused", "divide", heads=5, dim=8, value_dim=12, weight=True, grid=(9, 9)
         ),
