@@ -31,10 +31,9 @@ POINT_STAGES = 4  # of its loop over channels: with 3 steps all that they load i
 MOST_COLUMNS = 128  # channels up to which `modulate` does all; of more the gated sum is made first
 
 
-def _columns(width: int, kernel: int) -> int:
-    """Return the columns of a strip: those of some few that leave the fewest over."""
-    choices = (7, 5, 4) if kernel <= 5 else (5, 4)
-    return min(choices, key=lambda columns: -(-width // columns) * columns)
+FOCUS_COLUMNS = (7, 5, 4)  # of a strip of `focus_strips`: those that leave the fewest over
+LEVEL_COLUMNS = (4,)  # of one of `differentiate_level_strips`, which holds the next row of three maps
+MANY_TAPS_COLUMNS = (5, 4)  # of either with more than 5x5 taps
 
 
 def _parts(parts: int) -> dict[str, int]:
@@ -47,9 +46,9 @@ class Strips:
     Strips lie side by side where that leaves no lane idle.
     """
 
-    def __init__(self, shape: Sequence[int], kernel: int, pack: int, wide: bool):
+    def __init__(self, shape: Sequence[int], kernel: int, columns: Sequence[int], pack: int, wide: bool):
         batch, height, width, channels = shape
-        self.columns = _columns(width, kernel)
+        self.columns = min(columns if kernel <= 5 else MANY_TAPS_COLUMNS, key=lambda count: -(-width // count) * count)
         lanes = max(32, min(64, triton.next_power_of_2(channels)))
         across = -(-width // self.columns)
         side = lanes // math.gcd(lanes, channels)
@@ -104,11 +103,8 @@ class Call:
         self.tile = {"BLOCK": TILE // lanes, "CHANNELS": lanes}
         self.grid = (-(-self.channels // lanes), -(-self.tokens * lanes // TILE), self.maps)
         even = projected.data_ptr() % 16 == 0 and self.channels % 2 == 0 and self.stride % 2 == 0
-        pack = 2 if projected.dtype.itemsize == 2 and even else 1
-        self.strips = [
-            Strips(shape, k, pack, wide(projected)) if convolution.strips else None
-            for k, convolution in zip(kernels, self.convolutions, strict=True)
-        ]
+        self.pack = 2 if projected.dtype.itemsize == 2 and even else 1
+        self.wide = wide(projected)
 
     def _strides(self, row: int) -> tuple[int, int, int]:
         """Return those of batch, rows and columns of a map of tokens of `row` numbers."""
@@ -118,21 +114,27 @@ class Call:
         """Return the queries, the contexts and the gates with what is left over."""
         return projected.split((self.channels, self.channels, self.row - 2 * self.channels), -1)
 
+    def strips(self, level: int, columns: Sequence[int]) -> Strips | None:
+        """Return how a level's convolution cuts the map into strips: not if its taps are many."""
+        if self.convolutions[level].strips is None:
+            return None
+        return Strips((self.maps, *self.extent), self.kernels[level], columns, self.pack, self.wide)
+
     def convolving(
         self,
         level: int,
+        strips: Strips | None,
         by_tiles: Callable[..., None],
         by_strips: Callable[..., None],
         arguments: tuple,
         steps: dict[str, int],
         constants: dict[str, Any],
     ) -> BoundKernel:
-        """Return the kernel that convolves with a level's taps: by strips where they are few.
+        """Return the kernel that convolves with a level's taps, by `strips` if there are some.
 
         `steps` are distances between tokens, which strips take at compile time.
         """
         convolution, kernel = self.convolutions[level], self.kernels[level]
-        strips = self.strips[level]
         if strips is None:
             return BoundKernel(
                 by_tiles,
@@ -163,9 +165,11 @@ class ForwardPlan:
 
     def __init__(self, call: Call, point_weight: Tensor, point_bias: Tensor | None, keeps: bool):
         self.call, self.keeps = call, keeps
+        strips = [call.strips(level, FOCUS_COLUMNS) for level in range(call.levels)]
         self.kernels = [
             call.convolving(
                 level,
+                strips[level],
                 focus,
                 focus_strips,
                 (call.stacked if level else call.context, call.stacked, *call.extent, 1 / call.tokens),
@@ -174,7 +178,7 @@ class ForwardPlan:
             )
             for level in range(call.levels)
         ]
-        last = call.strips[-1]
+        last = strips[-1]
         parts = (last.count * last.side if last else call.convolutions[-1].tiles) // call.maps
         self.partial = (call.maps, parts, call.channels)
         self.in_one = call.channels <= MOST_COLUMNS
@@ -268,6 +272,7 @@ class BackwardPlan:
         self.level_kernels = [
             call.convolving(
                 level,
+                call.strips(level, LEVEL_COLUMNS),
                 differentiate_level,
                 differentiate_level_strips,
                 (call.plain, call.stacked, *call.extent, call.factor),

@@ -292,17 +292,23 @@ def differentiate_level_strips(
     acc = zeros((KH - 1) * COLUMNS, CHANNELS)
     start_line = packed_line(d_image, first + start - KH // 2, strides, PACK, WIDE)
     ahead = load_places(start_line, left, width, here, GAP, BEFORE, WIDTH, INSIDE, EVEN)
+    at = packed_line(dmodulator_image, first, strides, PACK, WIDE)
+    next_dmodulator = load_places(at, left, width, here, GAP, 0, COLUMNS, INSIDE, EVEN)
+    at = packed_line(convolved_image, first, convolved_strides, PACK, WIDE)
+    next_convolved = load_places(at, left, width, here, GAP, 0, COLUMNS, INSIDE, EVEN)
     for t in range(start, end):
         o = t - (KH - 1)
         y = first + tl.maximum(o, 0)
         line = in_float32(ahead, dtype)
-        # The next row, and what this one joins, lest they be waited for; the last row once more.
+        dmodulator, convolved = next_dmodulator, next_convolved
+        # The next rows, lest they be waited for; the last ones once more.
         next = packed_line(d_image, first + tl.minimum(t + 1, end - 1) - KH // 2, strides, PACK, WIDE)
         ahead = load_places(next, left, width, here, GAP, BEFORE, WIDTH, INSIDE, EVEN)
-        at = packed_line(dmodulator_image, y, strides, PACK, WIDE)
-        dmodulator = load_places(at, left, width, here, GAP, 0, COLUMNS, INSIDE, EVEN)
-        at = packed_line(convolved_image, y, convolved_strides, PACK, WIDE)
-        convolved = load_places(at, left, width, here, GAP, 0, COLUMNS, INSIDE, EVEN)
+        later = first + tl.maximum(tl.minimum(o + 1, end - KH), 0)
+        at = packed_line(dmodulator_image, later, strides, PACK, WIDE)
+        next_dmodulator = load_places(at, left, width, here, GAP, 0, COLUMNS, INSIDE, EVEN)
+        at = packed_line(convolved_image, later, convolved_strides, PACK, WIDE)
+        next_convolved = load_places(at, left, width, here, GAP, 0, COLUMNS, INSIDE, EVEN)
         gates_line = line_at(gates_image, y, gates_strides, WIDE)
         gates = load_places(gates_line, left, width, here, GATES_STEP, 0, COLUMNS, INSIDE, True)
         added = add_line(acc, line, taps, KH, KW, COLUMNS, LEFT, WIDTH)

@@ -8,10 +8,9 @@ from ..fused_rows import PRODUCTS
 from ..launch import BoundKernel, split
 from .fused_kernels import differentiate_point, differentiate_weight, project
 
-BLOCK = 128  # tokens of a program that multiplies, half of them in float32
+WIDE = {"num_warps": 4, "num_stages": 3}  # of 64 tokens by 128 channels
+NARROW = {"num_warps": 4, "num_stages": 3, "maxnreg": 168}  # of 128 tokens by fewer channels
 POINT_BLOCK = 64  # tokens that `differentiate_point` takes at a time
-WIDE = {"num_warps": 8, "num_stages": 2, "maxnreg": 128}  # of 128 tokens by 128 channels: two fit a multiprocessor
-NARROW = {"num_warps": 4, "num_stages": 3, "maxnreg": 168}  # of fewer channels: three
 MOST_WHOLE = 128  # channels up to which one kernel makes all gradients; half of them in float16
 PROGRAMS = 264  # to aim for where tokens can be shared out: 2 for each of 132 multiprocessors
 
@@ -26,7 +25,7 @@ class Project:
     def __init__(self, a: Tensor, times: Tensor | None, weight: Tensor, biased: bool, gate: Tensor | None, out: Tensor):
         tokens, channels = a.shape
         columns = _columns(a, 128)
-        block = BLOCK // 2 if a.dtype == float32 else BLOCK
+        block = 64 if a.dtype == float32 or columns == 128 else 128
         self.kernel = BoundKernel(
             project,
             (-(-channels // columns), -(-tokens // block), 1),
