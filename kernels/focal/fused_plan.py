@@ -19,6 +19,7 @@ from .saved import Saved
 
 TILE = 4096  # tokens by channels of a program that multiplies nothing
 GATES_BLOCK = 32  # tokens that `differentiate_gates` takes at a time, of up to 128 channels
+GATES_STAGES = 3  # blocks of it, or channels of one, under way at a time
 GATES_REGISTERS = 128  # of a thread of it: 16 warps a multiprocessor
 LAST_REGISTERS = 80  # of one of `differentiate_last`: 24 warps
 MOST_PARTS = 32  # sums over tokens that are left to those who need them
@@ -256,6 +257,7 @@ class BackwardPlan:
                 "WIDTH": triton.next_power_of_2(call.levels + 1 + spare),
                 "BLOCK": GATES_BLOCK,
                 "BLOCKS": each,
+                "STAGES": GATES_STAGES,
                 "CHANNELS": lanes,
             },
             maxnreg=GATES_REGISTERS,

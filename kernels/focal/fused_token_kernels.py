@@ -148,6 +148,40 @@ def modulate(
     tl.store(out_ptr + n[:, None] * channels + m[None, :], out.to(out_ptr.dtype.element_ty), mask=filled)
 
 
+@triton.jit
+def add_products(
+    sums,
+    dmodulator_ptr,
+    contexts_ptr,
+    mean_ptr,
+    map,
+    i,
+    start,
+    valid,
+    tokens,
+    channels,
+    factor,
+    LEVELS: tl.constexpr,
+    CHANNELS: tl.constexpr,
+):
+    """Add products of dmodulator with contexts, that of the mean last, over CHANNELS channels from `start` on.
+
+    Also returns dmodulator in float32.
+    """
+    c = start + tl.arange(0, CHANNELS)
+    inside = valid[:, None] & (c < channels)[None, :]
+    d = load_tile(dmodulator_ptr, map.to(tl.int64) * tokens + i, channels, c, inside)
+    contexts = ()
+    for level in tl.static_range(LEVELS):
+        contexts = contexts + (level_tile(contexts_ptr, map, level, i, c, tokens, channels, inside, LEVELS),)
+    whole = gelu(tl.load(mean_ptr + map * channels + c, mask=c < channels, other=0.0))
+    d = d.to(tl.float32) * factor
+    added = ()
+    for level in tl.static_range(LEVELS):
+        added = added + (sums[level] + tl.sum(d * contexts[level].to(tl.float32), 1),)
+    return added + (sums[LEVELS] + tl.sum(d * whole[None, :], 1),), d
+
+
 @triton.jit(do_not_specialize=["tokens"])
 def differentiate_gates(
     dmodulator_ptr,
@@ -167,6 +201,7 @@ def differentiate_gates(
     BLOCK: tl.constexpr,
     BLOCKS: tl.constexpr,
     CHANNELS: tl.constexpr,
+    STAGES: tl.constexpr,
 ):
     """Gradients of the gates of BLOCKS blocks of tokens from program_id(0) * BLOCKS on, of map program_id(1), with
     SPARE zeros after each; and the sum of dmodulator * (gate of the mean), in [maps, programs, channels].
@@ -174,10 +209,10 @@ def differentiate_gates(
     More than one block only where CHANNELS are all channels.
     """
     map = tl.program_id(1)
-    slot = (map * tl.num_programs(0) + tl.program_id(0)).to(tl.int64) * channels
+    slot = partial_ptr + (map * tl.num_programs(0) + tl.program_id(0)).to(tl.int64) * channels
     column = tl.arange(0, WIDTH)
     met = tl.zeros([BLOCK, CHANNELS], tl.float32)
-    for block in range(BLOCKS):
+    for block in tl.range(BLOCKS, num_stages=STAGES if BLOCKS > 1 else 1):
         i = (tl.program_id(0) * BLOCKS + block) * BLOCK + tl.arange(0, BLOCK)
         valid = i < tokens
         n = map.to(tl.int64) * tokens + i
@@ -185,23 +220,42 @@ def differentiate_gates(
         sums = ()
         for _ in tl.static_range(LEVELS + 1):
             sums = sums + (tl.zeros([BLOCK], tl.float32),)
-        for start in range(0, channels, CHANNELS):
-            c = start + tl.arange(0, CHANNELS)
-            inside = valid[:, None] & (c < channels)[None, :]
-            d = load_tile(dmodulator_ptr, n, channels, c, inside)
-            contexts = ()
-            for level in tl.static_range(LEVELS):
-                contexts = contexts + (level_tile(contexts_ptr, map, level, i, c, tokens, channels, inside, LEVELS),)
-            whole = gelu(tl.load(mean_ptr + map * channels + c, mask=c < channels, other=0.0))
-            d = d.to(tl.float32) * factor
-            if BLOCKS == 1:
-                tl.store(partial_ptr + slot + c, tl.sum(d * last[:, None], 0), mask=c < channels)
-            else:
-                met += d * last[:, None]
-            added = ()
-            for level in tl.static_range(LEVELS):
-                added = added + (sums[level] + tl.sum(d * contexts[level].to(tl.float32), 1),)
-            sums = added + (sums[LEVELS] + tl.sum(d * whole[None, :], 1),)
+        if BLOCKS > 1:
+            sums, d = add_products(
+                sums,
+                dmodulator_ptr,
+                contexts_ptr,
+                mean_ptr,
+                map,
+                i,
+                0,
+                valid,
+                tokens,
+                channels,
+                factor,
+                LEVELS,
+                CHANNELS,
+            )
+            met += d * last[:, None]
+        else:
+            for start in tl.range(0, channels, CHANNELS, num_stages=STAGES):
+                c = start + tl.arange(0, CHANNELS)
+                sums, d = add_products(
+                    sums,
+                    dmodulator_ptr,
+                    contexts_ptr,
+                    mean_ptr,
+                    map,
+                    i,
+                    start,
+                    valid,
+                    tokens,
+                    channels,
+                    factor,
+                    LEVELS,
+                    CHANNELS,
+                )
+                tl.store(slot + c, tl.sum(d * last[:, None], 0), mask=c < channels)
         out = tl.zeros([BLOCK, WIDTH], tl.float32)
         for level in tl.static_range(LEVELS + 1):
             out = tl.where((column == level)[None, :], sums[level][:, None], out)
@@ -209,7 +263,7 @@ def differentiate_gates(
         tl.store(at, out.to(dgates_ptr.dtype.element_ty), mask=valid[:, None] & (column < LEVELS + 1 + SPARE)[None, :])
     if BLOCKS > 1:
         c = tl.arange(0, CHANNELS)
-        tl.store(partial_ptr + slot + c, tl.sum(met, 0), mask=c < channels)
+        tl.store(slot + c, tl.sum(met, 0), mask=c < channels)
 
 
 @triton.jit(do_not_specialize=["tokens"])
