@@ -7,7 +7,17 @@ the AHEAD rows of both maps that follow, which are on their way. Nothing is summ
 import triton
 import triton.language as tl
 
-from .fused_strips import first_line, input_rows, load_places, pack, strip_and_channels, strip_spot, unpack, zeros
+from .fused_strips import (
+    first_line,
+    input_rows,
+    load_places,
+    pack,
+    row_step,
+    strip_and_channels,
+    strip_spot,
+    unpack,
+    zeros,
+)
 
 
 @triton.jit
@@ -40,7 +50,7 @@ def plus(total, places):
     return total
 
 
-@triton.jit(do_not_specialize=["height", "width", "step_y", "step_x", "rows", "strips", "each"])
+@triton.jit(do_not_specialize=["height", "width", "rows", "strips", "each"])
 def correlate_strips(
     x_ptr,
     dout_ptr,
@@ -49,9 +59,9 @@ def correlate_strips(
     dout_strides,
     height,
     width,
-    channels,
-    step_y,
-    step_x,
+    channels: tl.constexpr,
+    step_y: tl.constexpr,
+    step_x: tl.constexpr,
     rows,
     strips,
     each,
@@ -80,7 +90,7 @@ def correlate_strips(
     DOUT_DTYPE: tl.constexpr = dout_ptr.dtype.element_ty
     p, c = strip_and_channels(channels, CHANNELS)
     here = c < channels
-    x_row, dout_row = step_y.to(tl.int64) * x_strides[1], step_y.to(tl.int64) * dout_strides[1]
+    x_row, dout_row = row_step(x_strides, step_y), row_step(dout_strides, step_y)
     acc = zeros(KH * KW, CHANNELS)
     total = tl.zeros([CHANNELS], tl.float32)
     for strip in range(p * each, tl.minimum(p * each + each, strips)):

@@ -68,17 +68,17 @@ class Strips:
         self.step = dilation[1]
         places = -(-width // dilation[1])
         taps = kernel[0] * kernel[1]
-        # More columns would leave too few warps a multiprocessor; at 25 taps 7 pay where they leave out padding.
-        columns = _even_parts(places, 7 if taps <= 9 or (taps <= 25 and places <= 7) else 5)
+        # More columns would leave too few warps a multiprocessor; at 25 taps 7 pay on narrow maps.
+        columns = _even_parts(places, 7 if taps <= 9 or (taps <= 25 and places <= 14) else 5)
         # That run at a time, by the registers that the taps leave.
         self.programs = 132 * (16 if taps <= 9 else 12 if taps <= 25 else 8)
-        # Rows loaded ahead; 49 taps leave registers for one.
-        self.ahead = 2 if taps <= 25 else 1
         # 32 lanes with one channel each took a third longer at 96 channels, where 64 leave half a warp over.
         lanes = max(32, min(64, triton.next_power_of_2(channels)))
         self.blocks = -(-channels // lanes)
         across = batch * dilation[0] * dilation[1] * -(-places // columns)
         self.rows, self.count = self._rows(-(-height // dilation[0]), kernel[0] - 1, across)
+        # Rows loaded ahead, of which a strip takes a multiple; 49 taps leave few registers for more than one.
+        self.ahead = 2 if taps <= 25 and self.rows > 5 else 1
         self.sizes = {
             "KH": kernel[0],
             "KW": kernel[1],
@@ -188,9 +188,11 @@ class Correlate:
                     "OVERLAP": strips.overlap,
                     "AHEAD": 1,
                     # Where it saves enough registers to be worth converting rows again.
-                    "PACKED": strips.sizes["WHOLE"] and strips.sizes["KH"] > 3,
+                    "PACKED": strips.sizes["KH"] > 3 and (strips.sizes["WHOLE"] or strips.sizes["COLUMNS"] > 5),
                 },
                 num_warps=1,
+                # Else the compiler aims for more warps than there are, and puts off loads for it.
+                **({"maxnreg": 128} if strips.sizes["KH"] * strips.sizes["KW"] <= 9 else {}),
             )
         self.total = Total(call, programs, call.used if call.strips else kernel)
 

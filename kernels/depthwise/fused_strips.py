@@ -54,6 +54,11 @@ def first_line(ptr, image, y, residue, left, strides, STEP: tl.constexpr):
 
 
 @triton.jit
+def row_step(strides, step):
+    return (tl.zeros([], tl.int64) + strides[1]) * step
+
+
+@triton.jit
 def load_places(
     line,
     low,
@@ -208,7 +213,7 @@ def store_places(
         tl.store(line + q * STEP, out.to(line.dtype.element_ty), mask=inside)
 
 
-@triton.jit(do_not_specialize=["height", "width", "step_y", "step_x", "rows"])
+@triton.jit(do_not_specialize=["height", "width", "rows"])
 def convolve_strips(
     x_ptr,
     weight_ptr,
@@ -220,9 +225,9 @@ def convolve_strips(
     out_strides,
     height,
     width,
-    channels,
-    step_y,
-    step_x,
+    channels: tl.constexpr,
+    step_y: tl.constexpr,
+    step_x: tl.constexpr,
     rows,
     FULL_KH: tl.constexpr,
     FULL_KW: tl.constexpr,
@@ -264,7 +269,7 @@ def convolve_strips(
     # Some strips have no rows.
     y = tl.minimum(residue_y + (first + start - KH // 2) * step_y, height - 1)
     x_line = first_line(x_ptr + c, image, y, residue_x, left - BEFORE, x_strides, X_STEP)
-    x_row = step_y.to(tl.int64) * x_strides[1]
+    x_row = row_step(x_strides, step_y)
     start -= absent
     lines = ()
     for k in tl.static_range(AHEAD):
@@ -275,11 +280,11 @@ def convolve_strips(
         x_line += tl.where((k >= absent) & (start + k + 1 < end), x_row, 0)
     y = residue_y + (first + start - (KH - 1)) * step_y
     out_line = first_line(out_ptr + c, image, y, residue_x, left, out_strides, OUT_STEP)
-    out_row = step_y.to(tl.int64) * out_strides[1]
+    out_row = row_step(out_strides, step_y)
     more_line, more_row = None, None
     if reads_more(EPILOGUE):
         more_line = first_line(more_ptr + c, image, y, residue_x, left, more_strides, MORE_STEP)
-        more_row = step_y.to(tl.int64) * more_strides[1]
+        more_row = row_step(more_strides, step_y)
     taps = load_taps(weight_ptr, c, here, channels, FULL_KH, FULL_KW, KH, KW, EVEN, FLIP)
     bias = tl.load(bias_ptr + c, mask=here, other=0.0).to(tl.float32) if HAS_BIAS else None
     # Sums of the rows of outputs that the next row of inputs serves too, the first first.
