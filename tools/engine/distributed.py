@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -102,4 +103,8 @@ def connect(device: str) -> Iterator[Processes]:
         "nccl" if chosen.type == "cuda" else "gloo", device_id=chosen if chosen.type == "cuda" else None
     )
     yield Processes(dist.get_rank(), size, chosen)
+    if chosen.type == "cpu":
+        # gloo's thread may still want the interpreter's lock, to let go of the last result; a process group that is
+        # destroyed waits for this thread without giving the lock up.
+        time.sleep(0.5)
     dist.destroy_process_group()  # not after an error: it would wait for processes that know nothing of it
