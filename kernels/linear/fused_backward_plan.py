@@ -11,7 +11,7 @@ from .fused_backward_keys import differentiate_keys
 from .fused_kernels import total
 from .fused_plan import MEASURED, PROGRAMS, RESIDENT, Call, Settle, turns
 
-CHUNK = 32
+QUERY_CHUNK, KEY_CHUNK = 32, 32
 """Channels of a head that a program of `differentiate_tokens` takes, where the map looks at one alone."""
 TOKEN_RESIDENT = 264  # programs of `differentiate_tokens` at once for queries, whose state's gradients it also holds
 WHOLE = {"unit", "softmax_channels"}
@@ -77,7 +77,7 @@ class Tokens:
     def __init__(self, call: Call, of_keys: bool, arguments: Sequence, parts: int):
         described = call.map(of_keys)
         width = call.sizes["WIDTH"]
-        chunk = width if described["MAP"] in WHOLE else min(CHUNK, width)
+        chunk = width if described["MAP"] in WHOLE else min(KEY_CHUNK if of_keys else QUERY_CHUNK, width)
         self.programs = call.heads * (width // chunk)
         tokens = call.keys if of_keys else call.queries
         resident = RESIDENT if of_keys else TOKEN_RESIDENT
