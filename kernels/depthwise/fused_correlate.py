@@ -14,6 +14,7 @@ from .fused_strips import (
     pack,
     row_step,
     strip_and_channels,
+    strip_columns,
     strip_spot,
     unpack,
     zeros,
@@ -95,12 +96,7 @@ def correlate_strips(
     total = tl.zeros([CHANNELS], tl.float32)
     for strip in range(p * each, tl.minimum(p * each + each, strips)):
         image, residue_y, residue_x, first, left = strip_spot(strip, height, width, step_y, step_x, rows, COLUMNS)
-        places = (width - residue_x + step_x - 1) // step_x
-        taken = 0
-        if not WHOLE:
-            taken = tl.maximum(left + COLUMNS - places, 0)
-            left -= taken
-        low, high, edge = BEFORE - left, BEFORE - left + places, places - left
+        left, taken, low, high, edge = strip_columns(left, residue_x, width, step_x, COLUMNS, BEFORE, WHOLE)
         start, end = input_rows(first, residue_y, height, step_y, rows, KH)
         last = tl.minimum(rows, (height - residue_y + step_y - 1) // step_y - first)
         y = residue_y + (first + start) * step_y

@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 
 from ..fused_gelu import gelu_slope
-from .fused_strips import first_line, load_places, load_taps, pack, strip_spot, unpack, zeros
+from .fused_strips import first_line, load_places, load_taps, pack, strip_columns, strip_spot, unpack, zeros
 
 
 @triton.jit
@@ -85,12 +85,7 @@ def correlate_gelu_strips(
     total = tl.zeros([CHANNELS], tl.float32)
     for strip in range(p * each, tl.minimum(p * each + each, strips)):
         image, residue_y, residue_x, first, left = strip_spot(strip, height, width, step_y, step_x, rows, COLUMNS)
-        places = (width - residue_x + step_x - 1) // step_x
-        taken = 0
-        if not WHOLE:
-            taken = tl.maximum(left + COLUMNS - places, 0)
-            left -= taken
-        low, high, edge = BEFORE - left, BEFORE - left + places, places - left
+        left, taken, low, high, edge = strip_columns(left, residue_x, width, step_x, COLUMNS, BEFORE, WHOLE)
         longest = (height - residue_y + step_y - 1) // step_y
         y = residue_y + first * step_y
         dout_line = first_line(dout_ptr + c, image, y, residue_x, left, dout_strides, DOUT_STEP)

@@ -35,6 +35,17 @@ def strip_spot(strip, height, width, step_y, step_x, rows, COLUMNS: tl.constexpr
 
 
 @triton.jit
+def strip_columns(left, residue_x, width, step_x, COLUMNS: tl.constexpr, BEFORE: tl.constexpr, WHOLE: tl.constexpr):
+    """A strip's first place, moved back so that all its columns lie in the map, and how far; which of the columns of
+    inputs, BEFORE of which precede it, lie there, first and last (exclusive), and how many places there are from it on.
+    """
+    places = (width - residue_x + step_x - 1) // step_x
+    moved = tl.zeros([], tl.int32) if WHOLE else tl.maximum(left + COLUMNS - places, 0)
+    left -= moved
+    return left, moved, BEFORE - left, BEFORE - left + places, places - left
+
+
+@triton.jit
 def input_rows(first, residue, height, step, rows, KH: tl.constexpr):
     """First and last (exclusive) of a strip's KH - 1 + rows rows of inputs that lie in the map."""
     longest = (height - residue + step - 1) // step
@@ -258,10 +269,7 @@ def convolve_strips(
     MORE_DTYPE: tl.constexpr = more_ptr.dtype.element_ty if reads_more(EPILOGUE) else None
     strip, c = strip_and_channels(channels, CHANNELS)
     image, residue_y, residue_x, first, left = strip_spot(strip, height, width, step_y, step_x, rows, COLUMNS)
-    places = (width - residue_x + step_x - 1) // step_x
-    if not WHOLE:
-        left = tl.minimum(left, places - COLUMNS)
-    low, high = BEFORE - left, BEFORE - left + places
+    left, _, low, high, _ = strip_columns(left, residue_x, width, step_x, COLUMNS, BEFORE, WHOLE)
     here = c < channels
     start, end = input_rows(first, residue_y, height, step_y, rows, KH)
     # Rows of zeros before the first make the number of rows a multiple of AHEAD.
