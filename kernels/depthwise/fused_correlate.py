@@ -51,6 +51,16 @@ def plus(total, places):
     return total
 
 
+@triton.jit
+def leave(partial_ptr, p, acc, total, c, here, channels):
+    """Store the sums of program p for all taps and for the bias, which come last, in [programs, taps + 1, channels]."""
+    TAPS: tl.constexpr = len(acc)
+    start = partial_ptr + p.to(tl.int64) * (TAPS + 1) * channels + c
+    for k in tl.static_range(TAPS):
+        tl.store(start + k * channels, acc[k], mask=here)
+    tl.store(start + TAPS * channels, total, mask=here)
+
+
 @triton.jit(do_not_specialize=["height", "width", "rows", "strips", "each"])
 def correlate_strips(
     x_ptr,
@@ -136,7 +146,4 @@ def correlate_strips(
             total = plus(total, met[:COLUMNS])
             acc = meet(acc, x_places, met, KH, KW, COLUMNS, LEFT, WIDTH)
             window = kept[: (KH - 1) * COLUMNS]
-    start = partial_ptr + p.to(tl.int64) * (KH * KW + 1) * channels + c
-    for k in tl.static_range(KH * KW):
-        tl.store(start + k * channels, acc[k], mask=here)
-    tl.store(start + KH * KW * channels, total, mask=here)
+    leave(partial_ptr, p, acc, total, c, here, channels)

@@ -8,7 +8,8 @@ import triton
 import triton.language as tl
 
 from ..fused_gelu import gelu_slope
-from .fused_strips import first_line, load_places, load_taps, pack, strip_columns, strip_spot, unpack, zeros
+from .fused_correlate import leave
+from .fused_strips import first_line, load_places, load_taps, pack, row_step, strip_columns, strip_spot, unpack, zeros
 
 
 @triton.jit
@@ -80,7 +81,8 @@ def correlate_gelu_strips(
     here = c < channels
     taps = load_taps(weight_ptr, c, here, channels, FULL_KH, FULL_KW, KH, KW, EVEN, False)
     bias = tl.load(bias_ptr + c, mask=here, other=0.0).to(tl.float32) if HAS_BIAS else tl.zeros([CHANNELS], tl.float32)
-    step = step_y.to(tl.int64)
+    x_row, dout_row = row_step(x_strides, step_y), row_step(dout_strides, step_y)
+    dsums_row = row_step(dsums_strides, step_y)
     acc = zeros(KH * KW, CHANNELS)
     total = tl.zeros([CHANNELS], tl.float32)
     for strip in range(p * each, tl.minimum(p * each + each, strips)):
@@ -97,7 +99,7 @@ def correlate_gelu_strips(
             valid = (first + i >= KH // 2) & (first + i < longest + KH // 2)
             line = load_places(x_line, low, high, here, valid, X_STEP, WIDTH, BEFORE, BEFORE + AFTER, EVEN)
             window = window + pack(line)
-            x_line += step * x_strides[1]
+            x_line += x_row
         valid = first + KH // 2 < longest
         line = pack(load_places(x_line, low, high, here, valid, X_STEP, WIDTH, BEFORE, BEFORE + AFTER, EVEN))
         valid = first < longest
@@ -107,10 +109,10 @@ def correlate_gelu_strips(
             window = window + line
             lines = unpack(window, x_ptr.dtype.element_ty)
             gradients = unpack(dout, dout_ptr.dtype.element_ty)
-            x_line += step * x_strides[1]
+            x_line += x_row
             valid = o + 1 + KH // 2 < longest
             line = pack(load_places(x_line, low, high, here, valid, X_STEP, WIDTH, BEFORE, BEFORE + AFTER, EVEN))
-            dout_line += step * dout_strides[1]
+            dout_line += dout_row
             valid = o + 1 < last
             dout = pack(load_places(dout_line, taken, edge, here, valid, DOUT_STEP, COLUMNS, OVERLAP, AFTER, EVEN))
             for q in tl.static_range(COLUMNS):
@@ -123,9 +125,6 @@ def correlate_gelu_strips(
                 tl.store(dsums_line + q * DSUMS_STEP, d.to(dsums_ptr.dtype.element_ty), mask=inside)
                 total += d
                 acc = add_products(acc, lines, d, q, KH, KW, LEFT, WIDTH)
-            dsums_line += step * dsums_strides[1]
+            dsums_line += dsums_row
             window = window[WIDTH:]
-    start = partial_ptr + p.to(tl.int64) * (KH * KW + 1) * channels + c
-    for k in tl.static_range(KH * KW):
-        tl.store(start + k * channels, acc[k], mask=here)
-    tl.store(start + KH * KW * channels, total, mask=here)
+    leave(partial_ptr, p, acc, total, c, here, channels)

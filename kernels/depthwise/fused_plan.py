@@ -29,6 +29,23 @@ def _even_parts(length: int, most: int) -> int:
     return -(-length // -(-length // most))
 
 
+def strip_rows(longest: int, halo: int, strips: int, programs: int) -> int:
+    """Return the rows of a strip for the fewest rows of inputs in turn.
+
+    Args:
+        longest, strips: rows and number of strips that are not cut.
+        halo: rows of inputs that a part of one needs beside those of its outputs.
+        programs: that run at a time.
+    """
+
+    def turns(parts: int) -> int:
+        rows = -(-longest // parts) + (halo if parts > 1 else 0)
+        return -(-strips * parts // programs) * rows
+
+    most = max(1, longest // max(1, 2 * halo))
+    return -(-longest // min(range(1, most + 1), key=turns))
+
+
 class Call:
     """A kind of call: shapes, compile-time sizes, and how the map is cut into tiles; into strips where taps are few."""
 
@@ -76,7 +93,9 @@ class Strips:
         lanes = max(32, min(64, triton.next_power_of_2(channels)))
         self.blocks = -(-channels // lanes)
         across = batch * dilation[0] * dilation[1] * -(-places // columns)
-        self.rows, self.count = self._rows(-(-height // dilation[0]), kernel[0] - 1, across)
+        longest = -(-height // dilation[0])
+        self.rows = strip_rows(longest, kernel[0] - 1, across * self.blocks, self.programs)
+        self.count = across * -(-longest // self.rows)
         # Rows loaded ahead, of which a strip takes a multiple; 49 taps leave few registers for more than one.
         self.ahead = 2 if taps <= 25 and self.rows > 5 else 1
         self.sizes = {
@@ -93,17 +112,6 @@ class Strips:
     def steps(self, **strides: Strides) -> dict[str, int]:
         """Return the distances between columns of a strip, of maps of these strides."""
         return {f"{name}_STEP": stride[2] * self.step for name, stride in strides.items()}
-
-    def _rows(self, longest: int, halo: int, across: int) -> tuple[int, int]:
-        """Return the rows of a strip and the number of strips for the fewest rows of inputs in turn."""
-
-        def turns(parts: int) -> int:
-            rows = -(-longest // parts) + (halo if parts > 1 else 0)
-            return -(-across * self.blocks * parts // self.programs) * rows
-
-        most = max(1, longest // max(1, 2 * halo))
-        rows = -(-longest // min(range(1, most + 1), key=turns))
-        return rows, across * -(-longest // rows)
 
     def each(self, programs: int) -> int:
         """Return how many strips a program takes where so many run at a time, for the fewest in turn."""

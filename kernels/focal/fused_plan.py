@@ -8,7 +8,7 @@ import triton
 from torch import Tensor, dtype, empty, float32
 
 from ..depthwise.fused_plan import Call as Convolution
-from ..depthwise.fused_plan import Convolve, Correlate, lanes_of
+from ..depthwise.fused_plan import Convolve, Correlate, lanes_of, strip_rows
 from ..fused_rows import PRODUCTS
 from ..large_kernel.fused_point import project
 from ..launch import BoundKernel, wide
@@ -56,8 +56,9 @@ class Strips:
         fits = width % self.columns == 0
         self.side = side if fits and across % side == 0 else 1
         self.blocks = -(-channels * self.side // lanes)
-        self.rows = self._rows(height, kernel - 1, batch * across // self.side)
-        self.count = batch * across // self.side * -(-height // self.rows)
+        strips = batch * across // self.side
+        self.rows = strip_rows(height, kernel - 1, strips * self.blocks, STRIPS)
+        self.count = strips * -(-height // self.rows)
         self.sizes = {
             "KH": min(kernel, 2 * height - 1),
             "KW": min(kernel, 2 * width - 1),
@@ -72,16 +73,6 @@ class Strips:
             "PACK": pack,
             "WIDE": wide,
         }
-
-    def _rows(self, height: int, halo: int, across: int) -> int:
-        """Return the rows of a strip for the fewest rows of inputs in turn."""
-
-        def turns(parts: int) -> int:
-            rows = -(-height // parts) + (halo if parts > 1 else 0)
-            return -(-across * self.blocks * parts // STRIPS) * rows
-
-        most = max(1, height // max(1, 2 * halo))
-        return -(-height // min(range(1, most + 1), key=turns))
 
 
 class Call:

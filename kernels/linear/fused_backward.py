@@ -13,10 +13,12 @@ import triton.language as tl
 
 from ..fused_rows import narrowed, product, start_of
 from .fused_maps import (
+    LEAST,
     features,
     focused_pullback,
     normalizer,
     normalizer_pullback,
+    positive,
     pullback,
     raised,
     sigmoid,
@@ -201,7 +203,7 @@ def differentiate_tokens(
             along = tl.zeros([BLOCK], tl.float32)
             for part in tl.static_range(PARTS):
                 along += tl.load(along_ptr + token * PARTS + part, mask=valid, other=0.0)
-            y = (tl.maximum(x, 0.0) + 1e-6) * scales[None, :]
+            y = positive(x, scales)
             z = y * lift[:, None]
             phi = raised(z, POWER)
         else:
@@ -235,7 +237,7 @@ def differentiate_tokens(
             if HAS_PARAMETER:
                 dparameter += d * y
             # y, unlike x, is needed anyway; it is greater where x > 0.
-            dx = tl.where(y > (1e-6 * scales)[None, :], d * scales[None, :], 0.0)
+            dx = tl.where(y > (scales * LEAST)[None, :], d * scales[None, :], 0.0)
         else:
             dx = tl.reshape(pullback(x[:, None, :], d[:, None, :], MAP, D, CHUNK), (BLOCK, CHUNK))
         at, inside = channels_at(dx_ptr, dx_strides, sample, head, n, valid, c, D, WIDE)

@@ -73,7 +73,6 @@ def differentiate_keys(
         rotated = turned(psi * factor[:, None, None], rotary_ptr, n, valid, tokens, c, False, D, ROTARY)
         dv = rows_product(rotated, dpairs, GROUP, VALUE_WIDTH, PRODUCT)
         weight = tl.full([BLOCK, GROUP], 1.0, tl.float32)
-        dweight = weight
         if HAS_WEIGHT:
             weight_at, known = numbers(weight_ptr, sample, tokens, n, valid, group, heads, GROUP)
             weight = tl.load(weight_at, mask=known, other=0.0).to(tl.float32)

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-import triton
 from torch import Tensor, empty, float32
 
 from ..launch import BoundKernel, split, token_strides
@@ -43,8 +42,8 @@ class Balance:
     def __init__(self, call: Call, out: Tensor, dout: Tensor):
         block, channels = MEASURED
         width = call.sizes["VALUE_WIDTH"]
-        group = max(1, min(triton.next_power_of_2(call.heads), channels // width))
-        block = block * channels // (group * width)
+        groups = call.in_rows(channels, width)
+        block = block * channels // (groups["GROUP"] * width)
         splits, each = split(call.queries, block, call.batch, PROGRAMS)
         focused = call.focused(of_keys=False)
         self.sums, self.along = call.sums, call.sums[:2] if focused else (0,)
@@ -55,8 +54,7 @@ class Balance:
             {
                 "BLOCK": block,
                 "EVEN": call.queries % block == 0,
-                "GROUPS": -(-call.heads // group),
-                "GROUP": group,
+                **groups,
                 **{name: call.sizes[name] for name in ("E", "WIDTH", "VALUE_WIDTH", "SHIFT", "WIDE")},
                 "NORMALIZER": call.form.normalizer,
                 "FOCUSED": focused,

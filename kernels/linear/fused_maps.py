@@ -10,6 +10,8 @@ import triton.language as tl
 from ..fused_rows import LOG2E
 from .fused_tiles import heads_of
 
+LEAST = tl.constexpr(1e-6)
+"""What the focused map adds to relu."""
 # The least normal float32; Triton would take a constant below it as float64.
 SMALLEST = tl.constexpr(2.0**-126)
 
@@ -42,8 +44,8 @@ def head_scales(
 
 @triton.jit
 def positive(x, scales):
-    """relu(x) + 1e-6, scaled."""
-    return (tl.maximum(x, 0.0) + 1e-6) * scales[None, :, :]
+    """relu(x) + LEAST, scaled, of [tokens, ...] with scales [...]."""
+    return (tl.maximum(x, 0.0) + LEAST) * tl.expand_dims(scales, 0)
 
 
 @triton.jit

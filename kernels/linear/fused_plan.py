@@ -119,6 +119,11 @@ class Call:
             maxnreg=REGISTERS if self.sizes["PRODUCT"] != "ieee" else None,
         )
 
+    def in_rows(self, channels: int, width: int) -> dict[str, int]:
+        """Return how many heads of that width tiles of so many channels take together, and how many tiles all heads."""
+        group = max(1, min(triton.next_power_of_2(self.heads), channels // width))
+        return {"GROUP": group, "GROUPS": -(-self.heads // group)}
+
     def split(self, tokens: int) -> tuple[int, int]:
         """Return how many splits of a sample's tokens there are, and the tokens of each."""
         return turns(tokens, self.block, self.batch * self.groups, RESIDENT * 4 // self.warps)
@@ -131,7 +136,7 @@ class Measure:
         self.shape, self.needed = call.stats(of_keys), call.measured(of_keys)
         tokens = call.keys if of_keys else call.queries
         block, channels = MEASURED
-        group = max(1, min(triton.next_power_of_2(call.heads), channels // call.sizes["WIDTH"]))
+        groups = call.in_rows(channels, call.sizes["WIDTH"])
         described = call.map(of_keys)
         splits, each = split(tokens, block, call.batch, PROGRAMS)
         self.kernel = BoundKernel(
@@ -142,8 +147,7 @@ class Measure:
                 "STAGES": 3,
                 "BLOCK": block,
                 "EVEN": tokens % block == 0,
-                "GROUPS": -(-call.heads // group),
-                "GROUP": group,
+                **groups,
                 **{name: call.sizes[name] for name in ("D", "WIDTH", "WIDE")},
                 **{name: described[name] for name in ("HAS_PARAMETER", "POWER")},
             },

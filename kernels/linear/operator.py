@@ -14,8 +14,8 @@ from .reference import Form
 
 OPERATOR = Operator(__package__, ("fused", "blocked", "reference"))
 TENSORS = 8
-SAVED = 4
-"""Tensors that a backend may keep for the gradient, beside the output; empty where it does not."""
+RESULTS = 5
+"""The output, and tensors that a backend may keep for the gradient with it, empty where it does not."""
 WITHOUT_BATCH = (4, 5, 6, 7)
 
 
@@ -41,7 +41,7 @@ def attention(
     tensors = (q, k, v, key_weight, query_parameter, key_parameter, query_rotary, key_rotary)
     form = Form(query_map, key_map, normalizer, scale, mean, power, eps)
     results = OPERATOR.choose(backend, "forward", tensors, form).forward(tensors, form)
-    return *results, *(_saved(q) for _ in range(1 + SAVED - len(results)))
+    return *results, *(_saved(q) for _ in range(RESULTS - len(results)))
 
 
 def _saved(q: Tensor, shape: Sequence[int] = (0,)) -> Tensor:
@@ -53,7 +53,7 @@ def _(q, k, v, *rest):
     *settings, backend = rest[TENSORS - 3 :]
     call = (q, k, v, *rest[: TENSORS - 3]), Form(*settings)
     shapes = OPERATOR.choose(backend, "forward", *call).saved_shapes(*call)
-    saved = [_saved(q, shape) for shape in (*shapes, *[(0,)] * (SAVED - len(shapes)))]
+    saved = [_saved(q, shape) for shape in (*shapes, *[(0,)] * (RESULTS - 1 - len(shapes)))]
     return v.new_empty(*q.shape[:-1], v.shape[-1]), *saved
 
 
@@ -93,7 +93,7 @@ def attention_backward(
 
 @attention_backward.register_fake
 def _(dout, *rest):
-    tensors, needed = rest[:TENSORS], rest[TENSORS + SAVED + 1]
+    tensors, needed = rest[:TENSORS], rest[TENSORS + RESULTS]
     return tuple(
         x.new_empty(x.shape) if need and x is not None else dout.new_empty(0)
         for x, need in zip(tensors, needed, strict=True)
@@ -110,7 +110,7 @@ def _gradients(ctx, dout, *of_saved):
     if dout is None:
         return (None,) * (TENSORS + len(ctx.settings))
     given = ctx.saved_tensors
-    saved, tensors = given[: SAVED + 1], given[SAVED + 1 :]
+    saved, tensors = given[:RESULTS], given[RESULTS:]
     needed = [need and x is not None for x, need in zip(tensors, ctx.needs_input_grad[:TENSORS], strict=True)]
     gradients = call_backward(dout, *tensors, *saved, needed, *ctx.settings)
     gradients = (gradient if need else None for gradient, need in zip(gradients, needed, strict=True))
@@ -127,7 +127,7 @@ call_backward = differentiable_once(
     attention_backward,
     fold_into_batch(
         lambda *inputs: call_backward(*inputs),
-        tensors=1 + TENSORS + SAVED + 1,
+        tensors=1 + TENSORS + RESULTS,
         shared=[1 + at for at in WITHOUT_BATCH],
         sums_over_batch=True,
     ),
@@ -149,5 +149,5 @@ def _forward_flops(*arguments, out_shape=None, **kwargs) -> int:
 @register_flop_formula(torch.ops.saccade.linear_attention_backward)
 def _backward_flops(dout, *arguments, out_shape=None, **kwargs) -> int:
     # The state once more; each product has two gradients.
-    settings = TENSORS + SAVED + 2
+    settings = TENSORS + RESULTS + 1
     return 6 * _products(*arguments[:TENSORS], *arguments[settings : settings + 2])
