@@ -13,9 +13,7 @@ import triton.language as tl
 
 from ..fused_rows import narrowed, product, start_of
 from .fused_maps import (
-    LEAST,
     features,
-    focused_pullback,
     normalizer,
     normalizer_pullback,
     positive,
@@ -23,8 +21,7 @@ from .fused_maps import (
     raised,
     sigmoid,
     softplus,
-    steepness,
-    turned_rows,
+    turned,
 )
 from .fused_tiles import load_row, numbers, vectors_at, within
 
@@ -93,26 +90,89 @@ def balance(
 
 
 @triton.jit
-def load_channels(ptr, strides, sample, head, n, valid, c, D: tl.constexpr, WIDE: tl.constexpr):
-    """Channels `c` of tokens `n` of a head, [n, c]."""
-    at, inside = channels_at(ptr, strides, sample, head, n, valid, c, D, WIDE)
-    return tl.load(at, mask=inside, other=0.0)
-
-
-@triton.jit
-def channels_at(ptr, strides, sample, head, n, valid, c, D: tl.constexpr, WIDE: tl.constexpr):
+def channels_at(
+    ptr,
+    strides,
+    sample,
+    head,
+    n,
+    valid,
+    heads,
+    chunk,
+    GROUP: tl.constexpr,
+    CHUNK: tl.constexpr,
+    D: tl.constexpr,
+    WIDE: tl.constexpr,
+):
+    """Pointers to a chunk of channels of tokens `n` of a group of heads from `head` on, [n, GROUP * CHUNK], and where
+    there are any.
+    """
+    column = tl.arange(0, GROUP * CHUNK)
+    of_group = column // CHUNK
+    c = chunk * CHUNK + column % CHUNK
     rows = (n.to(tl.int64) if WIDE else n) * strides[1]
-    return start_of(ptr, strides, sample, head) + rows[:, None] + c[None, :], valid[:, None] & (c < D)[None, :]
+    columns = (of_group.to(tl.int64) if WIDE else of_group) * strides[2] + c
+    at = start_of(ptr, strides, sample, head) + rows[:, None] + columns[None, :]
+    return at, valid[:, None] & ((head + of_group < heads) & (c < D))[None, :]
 
 
 @triton.jit
-def spread_channels(x, MAP: tl.constexpr, PRODUCT: tl.constexpr):
-    """As `spread` of fused_tiles.py."""
+def bring(
+    ptr,
+    strides,
+    sample,
+    head,
+    start,
+    last,
+    heads,
+    chunk,
+    BLOCK: tl.constexpr,
+    GROUP: tl.constexpr,
+    CHUNK: tl.constexpr,
+    D: tl.constexpr,
+    MAP: tl.constexpr,
+    EVEN: tl.constexpr,
+    WIDE: tl.constexpr,
+    PRODUCT: tl.constexpr,
+):
+    """Rows of a block of tokens from `start` on, or of some tokens if that is `last`, for the turn after this.
+
+    Focused rows are held by threads as `spread` of fused_tiles.py has them. What a loop takes along from one turn to
+    the next keeps compilers from giving it a way of its own to be held.
+    """
+    n = tl.arange(0, BLOCK) + (tl.minimum(start, last - BLOCK) if EVEN else start)
+    at, known = channels_at(ptr, strides, sample, head, n, within(n, last, EVEN), heads, chunk, GROUP, CHUNK, D, WIDE)
+    x = tl.load(at, mask=known, other=0.0)
     if MAP == "focused" and PRODUCT != "ieee":
-        c = tl.arange(0, x.shape[1])
-        return tl.dot(x, (c[:, None] == c[None, :]).to(x.dtype))
-    else:
-        return x.to(tl.float32)
+        c = tl.arange(0, GROUP * CHUNK)
+        x = tl.dot(x, (c[:, None] == c[None, :]).to(x.dtype))
+    return x
+
+
+@triton.jit
+def unbent(z, d, along, lift, factor, POWER: tl.constexpr):
+    """Gradient of y = `positive(x)`, a tile, from that of the focused features times factor * lift * POWER.
+
+    With z = y / |y| and r = z^POWER, the features are r |y| / |r| = r * factor; `along` is the sum of their gradients
+    times features over all heads.
+    """
+    along = along * lift
+    steep = factor * lift
+    tilt = along * steep * steep * POWER
+    bent = raised(z, POWER - 1) * (d - raised(z, POWER) * tilt[:, None, None])
+    return bent + z * along[:, None, None]
+
+
+@triton.jit
+def halved(x):
+    """A tile [n, ...] with rows that a thread holds of a product, n and n + 8, added."""
+    return tl.sum(tl.reshape(x, (x.shape[0] // 16, 2, 8, x.shape[1], x.shape[2])), 1)
+
+
+@triton.jit
+def summed(x):
+    """Sum over tokens of what `halved` gives."""
+    return tl.sum(tl.sum(x, 1), 0)
 
 
 @triton.jit(do_not_specialize=["tokens", "heads", "each"])
@@ -142,6 +202,7 @@ def differentiate_tokens(
     POWER: tl.constexpr,
     SHIFT: tl.constexpr,
     NORMALIZER: tl.constexpr,
+    GROUP: tl.constexpr,
     CHUNK: tl.constexpr,
     PARTS: tl.constexpr,
     D: tl.constexpr,
@@ -154,9 +215,10 @@ def differentiate_tokens(
     EVEN: tl.constexpr,
     WIDE: tl.constexpr,
     PRODUCT: tl.constexpr,
+    STAGES: tl.constexpr,
 ):
-    """Gradient of CHUNK channels of a head of `each` queries, and the state's from these in states as `reduce` lays
-    them out; or, not QUERIES, that of focused keys.
+    """Gradient of CHUNK channels of a group of heads of `each` queries, and the state's from these in states as
+    `reduce` lays them out; or, not QUERIES, that of focused keys.
 
     Args:
         share_ptr: t of queries, or the weights of keys, [B, tokens, heads].
@@ -166,34 +228,45 @@ def differentiate_tokens(
     CHUNKS: tl.constexpr = WIDTH // CHUNK
     PAIRS: tl.constexpr = WIDTH * VALUE_WIDTH
     ENTRIES: tl.constexpr = PAIRS + WIDTH + VALUE_WIDTH
-    head = tl.program_id(0) // CHUNKS
+    head = tl.program_id(0) // CHUNKS * GROUP
     chunk = tl.program_id(0) % CHUNKS
     sample = tl.program_id(2)
     c = chunk * CHUNK + tl.arange(0, CHUNK)
-    e = tl.arange(0, VALUE_WIDTH)
-    scales = tl.where(c < D, 1.0, 0.0)
+    of_group = head + tl.arange(0, GROUP)
+    inside = (of_group < heads)[:, None] & (c < D)[None, :]
+    scales = tl.where(inside, 1.0, 0.0)
     if HAS_PARAMETER:
-        parameter = tl.load(parameter_ptr + head * D + c, mask=c < D, other=0.0).to(tl.float32)
+        parameter = tl.load(parameter_ptr + of_group[:, None] * D + c[None, :], mask=inside, other=0.0).to(tl.float32)
         scales = scales / softplus(parameter)
+    row = tl.arange(0, GROUP * VALUE_WIDTH)
+    column = tl.arange(0, GROUP * CHUNK)
+    diagonal = (row // VALUE_WIDTH)[:, None] == (column // CHUNK)[None, :]
+    diagonal = diagonal & (head + column // CHUNK < heads)[None, :]
     state = (sample.to(tl.int64) * heads + head) * ENTRIES
-    matrix = tl.load(matrix_ptr + state + c[None, :] * VALUE_WIDTH + e[:, None])
+    corner = (column // CHUNK) * ENTRIES + (chunk * CHUNK + column % CHUNK) * VALUE_WIDTH
+    pairs_at = corner[None, :] + (row % VALUE_WIDTH)[:, None]
+    matrix = tl.load(matrix_ptr + state + pairs_at, mask=diagonal, other=0.0)
     if PRODUCT == "bfloat16":
         matrix = matrix.to(tl.bfloat16)
-    vector = tl.load(matrix_ptr + state + PAIRS + c)
-    dpairs = tl.zeros([CHUNK, VALUE_WIDTH], tl.float32)
-    dkeys = tl.zeros([BLOCK, CHUNK], tl.float32)
-    dvalues = tl.zeros([BLOCK, VALUE_WIDTH], tl.float32)
-    dparameter = tl.zeros([BLOCK, CHUNK], tl.float32)
+    vector_at = (tl.arange(0, GROUP) * ENTRIES + PAIRS)[:, None] + c[None, :]
+    vector = tl.load(matrix_ptr + state + vector_at, mask=inside, other=0.0)
+    dpairs = tl.zeros([GROUP * VALUE_WIDTH, GROUP * CHUNK], tl.float32)
+    dkeys = tl.zeros([BLOCK // 16, 8, GROUP, CHUNK], tl.float32)
+    dvalues = tl.zeros([BLOCK // 16, 8, GROUP, VALUE_WIDTH], tl.float32)
+    dparameter = tl.zeros([BLOCK // 16, 8, GROUP, CHUNK], tl.float32)
     first = tl.program_id(1) * each
     last = tl.minimum(first + each, tokens)
-    for start in range(first, last, BLOCK):
+    ahead = bring(
+        x_ptr, x_strides, sample, head, first, last, heads, chunk, BLOCK, GROUP, CHUNK, D, MAP, EVEN, WIDE, PRODUCT
+    )
+    for start in tl.range(first, last, BLOCK, num_stages=STAGES):
         n = start + tl.arange(0, BLOCK)
         valid = within(n, last, EVEN)
-        x = load_channels(x_ptr, x_strides, sample, head, n, valid, c, D, WIDE)
-        x = spread_channels(x, MAP, PRODUCT)
-        rows = load_channels(rows_ptr, rows_strides, sample, head, n, valid, e, E, WIDE)
+        x = tl.reshape(ahead, (BLOCK, GROUP, CHUNK)).to(tl.float32)
+        at, known = channels_at(rows_ptr, rows_strides, sample, head, n, valid, heads, 0, GROUP, VALUE_WIDTH, E, WIDE)
+        rows = tl.load(at, mask=known, other=0.0)
+        d = tl.reshape(product(rows, matrix, PRODUCT), (BLOCK, GROUP, CHUNK))
         token = sample.to(tl.int64) * tokens + n
-        of_head = token * heads + head
         lift = tl.full([BLOCK], 1.0, tl.float32)
         factor = lift
         if MAP == "focused":
@@ -204,50 +277,72 @@ def differentiate_tokens(
             for part in tl.static_range(PARTS):
                 along += tl.load(along_ptr + token * PARTS + part, mask=valid, other=0.0)
             y = positive(x, scales)
-            z = y * lift[:, None]
+            z = y * lift[:, None, None]
             phi = raised(z, POWER)
         else:
-            whole = features(x[:, None, :], lift, scales[None, :], MAP, POWER, D, CHUNK)
-            phi = tl.reshape(whole, (BLOCK, CHUNK))
-        alpha = factor
-        dt = factor
+            phi = features(x, lift, scales, MAP, POWER, D, CHUNK)
+        alpha = factor[:, None]
+        dt = alpha
         if HAS_SHARE:
-            share = tl.load(share_ptr + of_head, mask=valid, other=1.0).to(tl.float32)
+            of_head = token[:, None] * heads + of_group[None, :]
+            known = valid[:, None] & (of_group < heads)[None, :]
+            share = tl.load(share_ptr + of_head, mask=known, other=1.0).to(tl.float32)
             if QUERIES:
                 alpha, beta = normalizer(share, eps, NORMALIZER)
-                alpha = alpha * factor
-                dt = tl.load(dsums_ptr + of_head, mask=valid, other=0.0) * factor
+                alpha = alpha * factor[:, None]
+                dt = tl.load(dsums_ptr + of_head, mask=known, other=0.0) * factor[:, None]
             else:
-                alpha = share * factor
+                alpha = share * factor[:, None]
                 dt = alpha
         if QUERIES:
-            dkeys += phi * dt[:, None]
-            rotated = turned_rows(phi, rotary_ptr, n, valid, tokens, c, False, D, ROTARY)
-            dpairs += product(tl.trans(rotated * alpha[:, None]), rows, PRODUCT)
+            dkeys += halved(phi * dt[:, :, None])
+            rotated = turned(phi, rotary_ptr, n, valid, tokens, c, False, D, ROTARY) * alpha[:, :, None]
             if SHIFT:
-                dvalues += rows.to(tl.float32) * beta[:, None]
-        d = product(rows, matrix, PRODUCT)
+                of_rows = tl.reshape(rows.to(tl.float32), (BLOCK, GROUP, VALUE_WIDTH))
+                dvalues += halved(of_rows * beta[:, :, None])
         if MAP == "focused":
-            steep = steepness(lift, 1.0, POWER)
+            steep = (lift * POWER)[:, None]
             alpha, dt = alpha * steep, dt * steep
-        d = turned_rows(d * alpha[:, None], rotary_ptr, n, valid, tokens, c, True, D, ROTARY)
-        d += dt[:, None] * vector[None, :]
+        d = turned(d * alpha[:, :, None], rotary_ptr, n, valid, tokens, c, True, D, ROTARY)
+        d += dt[:, :, None] * vector[None, :, :]
         if MAP == "focused":
-            d = focused_pullback(z, d, along, lift, factor, POWER)
+            d = unbent(z, d, along, lift, factor, POWER)
             if HAS_PARAMETER:
-                dparameter += d * y
-            # y, unlike x, is needed anyway; it is greater where x > 0.
-            dx = tl.where(y > (scales * LEAST)[None, :], d * scales[None, :], 0.0)
+                dparameter += halved(d * y)
+            dx = tl.where(x > 0, d * scales[None, :, :], 0.0)
         else:
-            dx = tl.reshape(pullback(x[:, None, :], d[:, None, :], MAP, D, CHUNK), (BLOCK, CHUNK))
-        at, inside = channels_at(dx_ptr, dx_strides, sample, head, n, valid, c, D, WIDE)
-        tl.store(at, narrowed(dx, dx_ptr), mask=inside)
+            dx = pullback(x, d, MAP, D, CHUNK)
+        if QUERIES:
+            dpairs += product(tl.trans(rows), tl.reshape(rotated, (BLOCK, GROUP * CHUNK)), PRODUCT)
+        at, known = channels_at(dx_ptr, dx_strides, sample, head, n, valid, heads, chunk, GROUP, CHUNK, D, WIDE)
+        tl.store(at, narrowed(tl.reshape(dx, (BLOCK, GROUP * CHUNK)), dx_ptr), mask=known)
+        ahead = bring(
+            x_ptr,
+            x_strides,
+            sample,
+            head,
+            start + BLOCK,
+            last,
+            heads,
+            chunk,
+            BLOCK,
+            GROUP,
+            CHUNK,
+            D,
+            MAP,
+            EVEN,
+            WIDE,
+            PRODUCT,
+        )
     slot = tl.program_id(1) * tl.num_programs(2) + sample
     if QUERIES:
         state = partial_ptr + (slot.to(tl.int64) * heads + head) * ENTRIES
-        tl.store(state + c[:, None] * VALUE_WIDTH + e[None, :], dpairs)
-        tl.store(state + PAIRS + c, tl.sum(dkeys, 0))
-        tl.store(state + PAIRS + WIDTH + e, tl.sum(dvalues, 0), mask=(e < VALUE_WIDTH) & (chunk == 0))
+        tl.store(state + pairs_at, dpairs, mask=diagonal)
+        tl.store(state + vector_at, summed(dkeys), mask=inside)
+        e = tl.arange(0, VALUE_WIDTH)
+        values_at = (tl.arange(0, GROUP) * ENTRIES + PAIRS + WIDTH)[:, None] + e[None, :]
+        known = (of_group < heads)[:, None] & ((e < VALUE_WIDTH) & (chunk == 0))[None, :]
+        tl.store(state + values_at, summed(dvalues), mask=known)
     if HAS_PARAMETER:
-        at = dparameter_ptr + (slot.to(tl.int64) * heads + head) * D + c
-        tl.store(at, -tl.sum(dparameter, 0) * scales * sigmoid(parameter), mask=c < D)
+        at = dparameter_ptr + (slot.to(tl.int64) * heads + of_group)[:, None] * D + c[None, :]
+        tl.store(at, -summed(dparameter) * scales * sigmoid(parameter), mask=inside)

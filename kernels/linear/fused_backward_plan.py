@@ -2,17 +2,21 @@
 
 from collections.abc import Sequence
 
+import triton
 from torch import Tensor, empty, float32
 
 from ..launch import BoundKernel, split, token_strides
 from .fused_backward import balance, differentiate_tokens
 from .fused_backward_keys import differentiate_keys
 from .fused_kernels import total
-from .fused_plan import MEASURED, PROGRAMS, RESIDENT, Call, Settle, turns
+from .fused_plan import MEASURED, PROGRAMS, REGISTERS, Call, Settle, turns
 
-QUERY_CHUNK, KEY_CHUNK = 32, 32
-"""Channels of a head that a program of `differentiate_tokens` takes, where the map looks at one alone."""
-TOKEN_RESIDENT = 264  # programs of `differentiate_tokens` at once for queries, whose state's gradients it also holds
+CHUNK = 64
+"""Of a program of `differentiate_tokens`: channels of a head whose map looks at one alone, or of neighbouring heads."""
+TOKEN_WARPS, TOKEN_RESIDENT = 8, 264
+"""Warps of a program of `differentiate_tokens`, and how many programs with REGISTERS run at once."""
+STAGES = 2, 2
+"""Blocks that it loads ahead, for queries and for keys."""
 WHOLE = {"unit", "softmax_channels"}
 """Maps that look at all channels of a head."""
 
@@ -75,11 +79,12 @@ class Tokens:
     def __init__(self, call: Call, of_keys: bool, arguments: Sequence, parts: int):
         described = call.map(of_keys)
         width = call.sizes["WIDTH"]
-        chunk = width if described["MAP"] in WHOLE else min(KEY_CHUNK if of_keys else QUERY_CHUNK, width)
-        self.programs = call.heads * (width // chunk)
+        chunk = width if described["MAP"] in WHOLE else min(CHUNK, width)
+        widest = max(width, call.sizes["VALUE_WIDTH"])
+        group = 1 if chunk < width else max(1, min(triton.next_power_of_2(call.heads), CHUNK // widest))
+        self.programs = -(-call.heads // group) * (width // chunk)
         tokens = call.keys if of_keys else call.queries
-        resident = RESIDENT if of_keys else TOKEN_RESIDENT
-        self.splits, each = turns(tokens, call.block, call.batch * self.programs, resident)
+        self.splits, each = turns(tokens, call.block, call.batch * self.programs, TOKEN_RESIDENT)
         sizes = ("SHIFT", "D", "WIDTH", "E", "VALUE_WIDTH", "WIDE", "PRODUCT")
         self.kernel = BoundKernel(
             differentiate_tokens,
@@ -89,15 +94,17 @@ class Tokens:
                 "BLOCK": call.block,
                 "EVEN": tokens % call.block == 0,
                 "QUERIES": not of_keys,
+                "GROUP": group,
                 "CHUNK": chunk,
+                "STAGES": STAGES[of_keys],
                 "PARTS": parts,
                 "NORMALIZER": call.form.normalizer,
                 "HAS_SHARE": call.weighted or not of_keys,
                 **{name: described[name] for name in ("MAP", "POWER", "HAS_PARAMETER", "ROTARY")},
                 **{name: call.sizes[name] for name in sizes},
             },
-            num_warps=4,
-            num_stages=3,
+            num_warps=TOKEN_WARPS,
+            maxnreg=REGISTERS if call.sizes["PRODUCT"] != "ieee" else None,
         )
         self.total = Total(call, self.splits) if call.parameters[of_keys] else None
 
