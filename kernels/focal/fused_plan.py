@@ -223,7 +223,7 @@ class ForwardPlan:
         else:
             mean = empty((call.maps, call.channels), dtype=float32, device=projected.device) if keeps else None
             self.modulate(contexts, gates, partial, mean, modulator)
-            out, _ = project(modulator, point_weight.T, bias=point_bias, gate=query)
+            out, _ = project(modulator, point_weight.T, query, point_bias)
         return out, Saved(modulator, contexts, convolved, mean) if keeps else None
 
 

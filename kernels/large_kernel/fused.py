@@ -28,7 +28,7 @@ def forward(x: Tensor, parameters: Parameters, dilation: Sequence[int]) -> tuple
     x = readable(x)
     local = depthwise.convolve(x, parameters.local_weight, parameters.local_bias, UNDILATED)
     spatial = depthwise.convolve(local, parameters.spatial_weight, parameters.spatial_bias, dilation)
-    out, _ = project(spatial, parameters.point_weight.T, bias=parameters.point_bias, gate=x)
+    out, _ = project(spatial, parameters.point_weight.T, x, parameters.point_bias)
     return out, local, spatial
 
 

@@ -15,54 +15,50 @@ def load_block(ptr, rows, stride, columns, tokens, channels):
 @triton.jit
 def project(
     a_ptr,
-    times_ptr,
     weight_ptr,
     bias_ptr,
     gate_ptr,
+    other_ptr,
     out_ptr,
-    product_ptr,
+    gated_ptr,
     tokens,
     channels,
     a_stride,
-    times_stride,
     gate_stride,
+    other_stride,
     out_stride,
     weight_strides,
     BLOCK: tl.constexpr,
     COLUMNS: tl.constexpr,
     DEPTH: tl.constexpr,
-    HAS_TIMES: tl.constexpr,
     HAS_BIAS: tl.constexpr,
-    HAS_GATE: tl.constexpr,
+    HAS_OTHER: tl.constexpr,
     PRODUCT: tl.constexpr,
 ):
-    """(a * times) W + bias, all times `gate`, of block program_id(1) of tokens and block program_id(0) of channels.
+    """(a W + bias) * gate of block program_id(1) of tokens and block program_id(0) of channels.
 
-    `weight_strides` are those of W's rows and columns. With HAS_TIMES also fills `product_ptr` with a * times.
+    `weight_strides` are those of W's rows and columns. With HAS_OTHER also other * gate, as rows side by side.
     """
     n = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     m = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
+    inside = (n < tokens)[:, None] & (m < channels)[None, :]
     # Before the product, lest it be waited for after that.
-    gate = load_block(gate_ptr, n, gate_stride, m, tokens, channels) if HAS_GATE else None
+    gate = load_block(gate_ptr, n, gate_stride, m, tokens, channels).to(tl.float32)
+    if HAS_OTHER:
+        gated = load_block(other_ptr, n, other_stride, m, tokens, channels).to(tl.float32) * gate
+        at = gated_ptr + n.to(tl.int64)[:, None] * channels + m[None, :]
+        tl.store(at, gated.to(gated_ptr.dtype.element_ty), mask=inside)
     acc = tl.zeros([BLOCK, COLUMNS], tl.float32)
     for start in range(0, channels, DEPTH):
         k = start + tl.arange(0, DEPTH)
         a = load_block(a_ptr, n, a_stride, k, tokens, channels)
-        if HAS_TIMES:
-            a = a.to(tl.float32) * load_block(times_ptr, n, times_stride, k, tokens, channels).to(tl.float32)
-            a = narrowed(a, product_ptr)
-            inside = (n < tokens)[:, None] & (k < channels)[None, :] & (tl.program_id(0) == 0)
-            tl.store(product_ptr + n.to(tl.int64)[:, None] * channels + k[None, :], a, mask=inside)
         at = weight_ptr + k[:, None] * weight_strides[0] + m[None, :] * weight_strides[1]
         w = tl.load(at, mask=(k < channels)[:, None] & (m < channels)[None, :], other=0.0)
         acc += product(a, w, PRODUCT)
     if HAS_BIAS:
         acc += tl.load(bias_ptr + m, mask=m < channels, other=0.0).to(tl.float32)[None, :]
-    if HAS_GATE:
-        acc = acc * gate.to(tl.float32)
-    inside = (n < tokens)[:, None] & (m < channels)[None, :]
     at = out_ptr + n.to(tl.int64)[:, None] * out_stride + m[None, :]
-    tl.store(at, acc.to(out_ptr.dtype.element_ty), mask=inside)
+    tl.store(at, (acc * gate).to(out_ptr.dtype.element_ty), mask=inside)
 
 
 @triton.jit(do_not_specialize=["each"])

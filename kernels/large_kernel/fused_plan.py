@@ -20,9 +20,9 @@ def _columns(x: Tensor, most: int) -> int:
 
 
 class Project:
-    """(a * times) W + bias, all times `gate`; either factor may be None. `product` is filled with a * times."""
+    """(a W + bias) * gate, and other * gate if there is another."""
 
-    def __init__(self, a: Tensor, times: Tensor | None, weight: Tensor, biased: bool, gate: Tensor | None, out: Tensor):
+    def __init__(self, a: Tensor, weight: Tensor, biased: bool, gate: Tensor, other: Tensor | None, out: Tensor):
         tokens, channels = a.shape
         columns = _columns(a, 128)
         block = 64 if a.dtype == float32 or columns == 128 else 128
@@ -33,8 +33,8 @@ class Project:
                 tokens,
                 channels,
                 a.stride(0),
-                0 if times is None else times.stride(0),
-                0 if gate is None else gate.stride(0),
+                gate.stride(0),
+                0 if other is None else other.stride(0),
                 out.stride(0),
                 weight.stride(),
             ),
@@ -42,9 +42,8 @@ class Project:
                 "BLOCK": block,
                 "COLUMNS": columns,
                 "DEPTH": _columns(a, 64),
-                "HAS_TIMES": times is not None,
                 "HAS_BIAS": biased,
-                "HAS_GATE": gate is not None,
+                "HAS_OTHER": other is not None,
                 "PRODUCT": PRODUCTS[a.dtype],
             },
             **(WIDE if columns == 128 else NARROW),
@@ -53,14 +52,14 @@ class Project:
     def __call__(
         self,
         a: Tensor,
-        times: Tensor | None,
         weight: Tensor,
         bias: Tensor | None,
-        gate: Tensor | None,
+        gate: Tensor,
+        other: Tensor | None,
         out: Tensor,
-        product: Tensor | None,
+        gated: Tensor | None,
     ) -> None:
-        self.kernel(a, times, weight, bias, gate, out, product)
+        self.kernel(a, weight, bias, gate, other, out, gated)
 
 
 def whole(x: Tensor) -> bool:

@@ -12,33 +12,32 @@ _plans = Plans()
 def project(
     a: Tensor,
     weight: Tensor,
-    times: Tensor | None = None,
+    gate: Tensor,
     bias: Tensor | None = None,
-    gate: Tensor | None = None,
+    other: Tensor | None = None,
     out: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None]:
-    """Return (a * times) weight + bias, all times `gate`; and a * times, as rows, if there is `times`.
+    """Return (a weight + bias) * gate; and other * gate, as rows, if there is another.
 
     Args:
-        a, times, gate, out: maps whose tokens lie at equal distances; `out`, if given, is filled.
+        a, gate, other, out: maps whose tokens lie at equal distances; `out`, if given, is filled.
     """
     out = torch.empty(a.shape, dtype=a.dtype, device=a.device) if out is None else out
-    rows, times, gate, filled = (None if x is None else x.flatten(0, 2) for x in (a, times, gate, out))
-    product = None if times is None else torch.empty(rows.shape, dtype=a.dtype, device=a.device)
+    rows, gate, other, filled = (None if x is None else x.flatten(0, 2) for x in (a, gate, other, out))
+    gated = None if other is None else torch.empty(rows.shape, dtype=a.dtype, device=a.device)
     if out.numel():
+        tensors = (weight, bias, gate, other, filled)
         plan = _plans(
-            lambda: Project(rows, times, weight, bias is not None, gate, filled),
-            ("project",),
-            *(rows, times, weight, bias, gate, filled),
+            lambda: Project(rows, weight, bias is not None, gate, other, filled), ("project",), rows, *tensors
         )
-        plan(rows, times, weight, bias, gate, filled, product)
-    return out, product
+        plan(rows, *tensors, gated)
+    return out, gated
 
 
 def differentiate(
     dout: Tensor, gate: Tensor, spatial: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-    """Return the gradients of gate, spatial, weight and bias of `project(spatial, weight.T, bias=bias, gate=gate)`.
+    """Return the gradients of gate, spatial, weight and bias of `project(spatial, weight.T, gate, bias)`.
 
     Args:
         dout, gate, spatial, out: maps whose tokens lie at equal distances; `out`, if given, is filled with the first.
@@ -47,8 +46,9 @@ def differentiate(
         out = torch.empty_like(dout) if out is None else out
         return out, torch.empty_like(dout), torch.zeros_like(weight), None if bias is None else torch.zeros_like(bias)
     if not whole(dout):
-        dgate, _ = project(spatial, weight.T, bias=bias, gate=dout, out=out)
-        dspatial, dpoint = project(dout, weight, times=gate)
+        dgate, dpoint = project(spatial, weight.T, dout, bias, other=gate, out=out)
+        # Plain products are cuBLAS's.
+        dspatial = (dpoint @ weight).view(dout.shape)
         return dgate, dspatial, *_differentiate_weight(dpoint, spatial, weight, bias)
     dgate = torch.empty(dout.shape, dtype=dout.dtype, device=dout.device) if out is None else out
     rows = [x.flatten(0, 2) for x in (dout, gate, spatial)]
