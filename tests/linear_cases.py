@@ -30,6 +30,7 @@ class Case:
     dim: int = 4
     value_dim: int = 3
     seed: int = 0
+    power: float = SETTINGS["power"]
 
     def tensors(self, dtype: torch.dtype = torch.float64) -> dict[str, Tensor]:
         """Return the tensors of the call by name, all asking for gradients; q, k and v are packed where they can be."""
@@ -64,13 +65,14 @@ class Case:
     def ours(self, **tensors: Tensor) -> Tensor:
         """Call the operator."""
         q, k, v = (tensors.pop(name) for name in "qkv")
-        return linear_attention(q, k, v, self.query_map, self.key_map, self.normalizer, **tensors, **SETTINGS)
+        settings = {**SETTINGS, "power": self.power}
+        return linear_attention(q, k, v, self.query_map, self.key_map, self.normalizer, **tensors, **settings)
 
     def truth(self, **tensors: Tensor) -> Tensor:
         """Compute the same by way of all pairs."""
         q, k, v = (tensors[name].flatten(1, -3) for name in "qkv")
-        phi = FEATURE_MAPS[self.query_map](q, tensors.get("query_parameter"), SETTINGS["power"])[0]
-        psi = FEATURE_MAPS[self.key_map](k, tensors.get("key_parameter"), SETTINGS["power"])[0]
+        phi = FEATURE_MAPS[self.query_map](q, tensors.get("query_parameter"), self.power)[0]
+        psi = FEATURE_MAPS[self.key_map](k, tensors.get("key_parameter"), self.power)[0]
         psi = psi * SETTINGS["scale"] / k.shape[1]
         if self.weight:
             psi = psi * tensors["key_weight"].flatten(1, -2)[..., None]

@@ -2,14 +2,17 @@
 
 from collections.abc import Sequence
 
+import torch
 import triton
 from torch import Tensor, empty, float32
 
 from ..fused_rows import PRODUCTS
 from ..launch import BoundKernel, split, token_strides, wide
+from .fused_focused import apply_focused, reduce_focused
 from .fused_kernels import apply, measure, reduce, settle
 from .reference import Form
 
+MULTIPROCESSORS = 132
 PROGRAMS = 1056  # of `measure`, to aim for where tokens can be split: 8 for each of 132 multiprocessors
 REGISTERS = 128  # of a thread
 RESIDENT = 528  # programs at once with so many registers: 4 on each of 132 multiprocessors
@@ -21,6 +24,17 @@ MEASURED = (16, 512)
 """Tokens and channels of the tiles of which norms alone are taken."""
 SHIFTING = {"subtract", "magnitude_aware"}
 """Normalisers with a beta that is not zero."""
+PACKED = {
+    "reduce": {32: (32, 3, 12), 64: (16, 4, 8)},
+    "apply": {32: (32, 3, 16), 64: (32, 3, 8)},
+}
+"""Of kernels of fused_focused.py, by the most channels of a head: tokens of a block, stages, warps at once on a
+multiprocessor."""
+PACKED_CHANNELS = 512
+"""Of all heads, at most, that those kernels take together."""
+PACKED_POWERS = (2, 3)
+PACKED_PRODUCTS = ("bfloat16", "tf32")
+SHARED = 220 << 10  # bytes of shared memory of a program that they may need
 
 
 def turns(tokens: int, block: int, others: int, resident: int) -> tuple[int, int]:
@@ -37,6 +51,11 @@ def turns(tokens: int, block: int, others: int, resident: int) -> tuple[int, int
 
     each = -(-blocks // min(range(1, min(blocks, 1 + 2 * resident // others) + 1), key=in_turn))
     return -(-blocks // each), each * block
+
+
+def roomy(x: Tensor) -> bool:
+    """Return whether a program can have SHARED bytes of shared memory."""
+    return not x.is_cuda or torch.cuda.get_device_properties(x.device).shared_memory_per_block_optin >= SHARED
 
 
 class Call:
@@ -59,6 +78,15 @@ class Call:
         # Float32 products run without tensor cores, on smaller tiles.
         most = CHANNELS if product == "ieee" else MOST_CHANNELS
         self.together = focused and all_heads * max(widths) <= most
+        self.all_heads = all_heads
+        self.packable = (
+            product in PACKED_PRODUCTS
+            and all_heads * max(widths) <= PACKED_CHANNELS
+            and max(widths) <= max(PACKED["reduce"])
+            and form.power in PACKED_POWERS
+            and form.normalizer not in SHIFTING
+            and roomy(q)
+        )
         self.group = all_heads if self.together else max(1, min(all_heads, CHANNELS // max(widths)))
         self.groups = -(-self.heads // self.group)
         self.sizes = {
@@ -89,9 +117,14 @@ class Call:
         """Return whether tokens have norms over all heads."""
         return (self.form.key_map if of_keys else self.form.query_map) == "focused"
 
+    def packed(self, of_keys: bool) -> bool:
+        """Return whether a kernel of fused_focused.py serves."""
+        weighted = of_keys and self.weighted
+        return self.packable and self.focused(of_keys) and not self.rotaries[of_keys] and not weighted
+
     def measured(self, of_keys: bool) -> bool:
         """Return whether a kernel of its own takes those norms, as a tile holds too few heads."""
-        return self.focused(of_keys) and not self.together
+        return self.focused(of_keys) and not self.together and not self.packed(of_keys)
 
     def stats(self, of_keys: bool) -> tuple[int, ...]:
         """Return the shape of the norms."""
@@ -127,6 +160,38 @@ class Call:
     def split(self, tokens: int) -> tuple[int, int]:
         """Return how many splits of a sample's tokens there are, and the tokens of each."""
         return turns(tokens, self.block, self.batch * self.groups, RESIDENT * 4 // self.warps)
+
+
+def packed_kernel(
+    call: Call, kernel, name: str, of_keys: bool, arguments: Sequence, **constants
+) -> tuple[BoundKernel, int]:
+    """Return a kernel of fused_focused.py, a warp of which takes a head, and in how many splits it takes tokens."""
+    tokens = call.keys if of_keys else call.queries
+    width = max(call.sizes["WIDTH"], call.sizes["VALUE_WIDTH"])
+    block, stages, warps = next(sizes for most, sizes in PACKED[name].items() if width <= most)
+    if call.sizes["PRODUCT"] != "bfloat16":
+        block, stages = 16, 2  # of tiles twice as large
+    registers = 65536 // (32 * max(warps, call.all_heads)) // 8 * 8
+    splits, each = turns(tokens, block, call.batch, MULTIPROCESSORS * max(1, warps // call.all_heads))
+    eps = () if of_keys else (call.form.eps,)
+    described = call.map(of_keys)
+    bound = BoundKernel(
+        kernel,
+        (splits, call.batch, 1),
+        (*arguments, tokens, call.heads, each, *eps),
+        {
+            "BLOCK": block,
+            "EVEN": tokens % block == 0,
+            "GROUP": call.all_heads,
+            **{name: call.sizes[name] for name in ("D", "WIDTH", "E", "VALUE_WIDTH", "WIDE", "PRODUCT")},
+            **{name: described[name] for name in ("HAS_PARAMETER", "POWER")},
+            **constants,
+        },
+        num_warps=call.all_heads,
+        num_stages=stages,
+        maxnreg=registers if registers < 256 else None,
+    )
+    return bound, splits
 
 
 class Measure:
@@ -190,26 +255,68 @@ class Settle:
         return state
 
 
+class Reduce:
+    """Sums over splits of keys and values."""
+
+    def __init__(self, call: Call):
+        self.packed = call.packed(of_keys=True)
+        if self.packed:
+            self.kernel, self.splits = packed_kernel(call, reduce_focused, "reduce", True, (call.k, call.v))
+        else:
+            self.kernel = call.kernel(reduce, True, (call.k, call.v), HAS_WEIGHT=call.weighted)
+            self.splits = call.split(call.keys)[0]
+
+    def __call__(
+        self,
+        tensors: Sequence[Tensor | None],
+        stats: Tensor,
+        partial: Tensor,
+    ) -> None:
+        _, k, v, weight, _, parameter, _, rotary = tensors
+        if self.packed:
+            self.kernel(k, v, parameter, stats, partial)
+        else:
+            self.kernel(k, v, weight, parameter, rotary, stats, partial)
+
+
+class Apply:
+    """Output of queries."""
+
+    def __init__(self, call: Call, out: Tensor):
+        self.packed, self.sums = call.packed(of_keys=False), call.sums
+        strides, normalizer = (call.q, token_strides(out)), call.form.normalizer
+        if self.packed:
+            self.kernel, _ = packed_kernel(call, apply_focused, "apply", False, strides, NORMALIZER=normalizer)
+        else:
+            self.kernel = call.kernel(apply, False, strides, NORMALIZER=normalizer)
+
+    def __call__(self, tensors: Sequence[Tensor | None], stats: Tensor, state: Tensor, out: Tensor) -> Tensor:
+        """Fill out and return what queries are divided by."""
+        q, _, _, _, parameter, _, rotary, _ = tensors
+        sums = empty(self.sums, dtype=float32, device=q.device)
+        if self.packed:
+            self.kernel(q, parameter, stats, state, sums, out)
+        else:
+            self.kernel(q, parameter, rotary, stats, state, sums, out)
+        return sums
+
+
 class ForwardPlan:
     """out of a kind of call, and what its gradient needs of it."""
 
     def __init__(self, call: Call, out: Tensor):
-        self.sums = call.sums
         self.measures = [Measure(call, of_keys) for of_keys in (False, True)]
-        self.settle = Settle(call, call.split(call.keys)[0])
-        self.reduce = call.kernel(reduce, True, (call.k, call.v), HAS_WEIGHT=call.weighted)
-        self.apply = call.kernel(apply, False, (call.q, token_strides(out)), NORMALIZER=call.form.normalizer)
+        self.reduce, self.apply = Reduce(call), Apply(call, out)
+        self.settle = Settle(call, self.reduce.splits)
 
     def __call__(self, tensors: Sequence[Tensor | None], out: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Fill out and return the state, the norms of queries and of keys, and what queries are divided by."""
-        q, k, v, weight, query_parameter, key_parameter, query_rotary, key_rotary = tensors
+        q, k, _, _, query_parameter, key_parameter, _, _ = tensors
         query_stats, key_stats = (
             measure(x, parameter)
             for measure, x, parameter in zip(self.measures, (q, k), (query_parameter, key_parameter), strict=True)
         )
         partial = self.settle.scratch(k)
-        self.reduce(k, v, weight, key_parameter, key_rotary, key_stats, partial)
+        self.reduce(tensors, key_stats, partial)
         state = self.settle(partial)
-        sums = empty(self.sums, dtype=float32, device=q.device)
-        self.apply(q, query_parameter, query_rotary, query_stats, state, sums, out)
-        return state, query_stats, key_stats, sums
+        return state, query_stats, key_stats, self.apply(tensors, query_stats, state, out)

@@ -152,11 +152,13 @@ KERNELS = {
     },
     "linear": {
         "apply",
+        "apply_focused",
         "balance",
         "differentiate_keys",
         "differentiate_tokens",
         "measure",
         "reduce",
+        "reduce_focused",
         "settle",
         "total",
     },

@@ -86,7 +86,9 @@ def errors(operator, dtype):
 
 torch.use_deterministic_algorithms(True)
 # So few programs that each takes several blocks of tokens, or strips.
-fused_plan.PROGRAMS, fused_gelu_plan.PROGRAMS = 12, 2
+fused_plan.PROGRAMS, fused_gelu_plan.PROGRAMS, fused_plan.MULTIPROCESSORS = 12, 2, 2
+# Of float32 they would be slow on a GPU, but show the formulas best.
+fused_plan.PACKED_PRODUCTS = ("tf32", "ieee")
 operator, cases = sys.argv[1], json.loads(sys.argv[2])
 found = {}
 for name, CASE in cases.items():
@@ -168,6 +170,11 @@ CASES = {
         "focused, many heads, weights": linear(
             "focused", "focused", "divide", heads=5, dim=8, value_dim=12, weight=True, grid=(9, 9)
         ),
+        "focused, cubed": linear("focused", "focused", "divide", grid=(9, 9), dim=20, value_dim=9, heads=3, power=3.0),
+        "focused, cubed, full blocks": linear("focused", "focused", "none", grid=(8, 8), key_grid=(8, 16), power=3.0),
+        "focused, squared, weights": linear("focused", "focused", "divide", heads=1, weight=True, power=2.0),
+        "focused, cubed, rotated": linear("focused", "elu_plus_one", "divide_clamped", rotary=True, power=3.0),
+        "focused, cubed queries": linear("focused", "elu_plus_one", "divide_clamped", power=3.0),
         "focused, rotated": linear("focused", "focused", "subtract", rotary=True),
         "weights, rotated": linear("elu_plus_one", "elu_plus_one", "divide", weight=True, rotary=True),
         "magnitudes": linear("elu_plus_one", "elu_plus_one", "magnitude_aware", rotary=True),
