@@ -81,7 +81,7 @@ def all_norms(
     """The number of each token that its `bent` = u^POWER remain to be multiplied by; leaves lift and factor."""
     sums = product(u * u, squares, PRODUCT)
     sums += product(bent * bent, powers, PRODUCT)
-    square, steep = tl.split(tl.sum(tl.reshape(tl.sum(sums, 0), (n.shape[0], 2, 4)), 2))
+    square, steep = tl.split(tl.sum(tl.sum(tl.reshape(sums, (sums.shape[0], n.shape[0], 2, 4)), 3), 0))
     lift = tl.rsqrt(square)
     length = square * lift
     share = length * tl.rsqrt(tl.maximum(steep, SMALLEST)) * ROOT
