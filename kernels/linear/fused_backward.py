@@ -13,10 +13,10 @@ import triton.language as tl
 
 from ..fused_rows import narrowed, product, start_of
 from .fused_maps import (
+    LEAST,
     features,
     normalizer,
     normalizer_pullback,
-    positive,
     pullback,
     raised,
     sigmoid,
@@ -276,8 +276,8 @@ def differentiate_tokens(
             along = tl.zeros([BLOCK], tl.float32)
             for part in tl.static_range(PARTS):
                 along += tl.load(along_ptr + token * PARTS + part, mask=valid, other=0.0)
-            y = positive(x, scales)
-            z = y * lift[:, None, None]
+            u = tl.maximum(x, 0.0) + LEAST
+            z = u * scales[None, :, :] * lift[:, None, None]
             phi = raised(z, POWER)
         else:
             phi = features(x, lift, scales, MAP, POWER, D, CHUNK)
@@ -308,8 +308,9 @@ def differentiate_tokens(
         if MAP == "focused":
             d = unbent(z, d, along, lift, factor, POWER)
             if HAS_PARAMETER:
-                dparameter += halved(d * y)
-            dx = tl.where(x > 0, d * scales[None, :, :], 0.0)
+                dparameter += halved(d * u)
+            # u, unlike x, is needed anyway; it is greater where x > 0.
+            dx = tl.where(u > LEAST, d * scales[None, :, :], 0.0)
         else:
             dx = pullback(x, d, MAP, D, CHUNK)
         if QUERIES:
@@ -345,4 +346,4 @@ def differentiate_tokens(
         tl.store(state + values_at, summed(dvalues), mask=known)
     if HAS_PARAMETER:
         at = dparameter_ptr + (slot.to(tl.int64) * heads + of_group)[:, None] * D + c[None, :]
-        tl.store(at, -summed(dparameter) * scales * sigmoid(parameter), mask=inside)
+        tl.store(at, -summed(dparameter) * scales * scales * sigmoid(parameter), mask=inside)

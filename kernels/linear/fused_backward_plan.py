@@ -7,7 +7,7 @@ from torch import Tensor, empty, float32
 
 from ..launch import BoundKernel, split, token_strides
 from .fused_backward import balance, differentiate_tokens
-from .fused_backward_keys import differentiate_keys
+from .fused_backward_keys import differentiate_focused_keys, differentiate_keys
 from .fused_kernels import total
 from .fused_plan import MEASURED, PROGRAMS, REGISTERS, Call, Settle, turns
 
@@ -17,6 +17,8 @@ TOKEN_WARPS, TOKEN_RESIDENT = 8, 264
 """Warps of a program of `differentiate_tokens`, and how many programs with REGISTERS run at once."""
 STAGES = 2, 2
 """Blocks that it loads ahead, for queries and for keys."""
+KEY_REGISTERS, KEY_RESIDENT, KEY_STAGES = 128, 264, 2
+"""Of `differentiate_focused_keys`."""
 WHOLE = {"unit", "softmax_channels"}
 """Maps that look at all channels of a head."""
 
@@ -122,6 +124,36 @@ class Tokens:
         return self.total(dparameter, parameter) if self.total else None
 
 
+class FocusedKeys:
+    """Gradients of keys, values and the keys' weights where a tile holds all heads."""
+
+    def __init__(self, call: Call, dk: Tensor, dv: Tensor):
+        splits, each = turns(call.keys, call.block, call.batch, KEY_RESIDENT)
+        described = call.map(of_keys=True)
+        self.kernel = BoundKernel(
+            differentiate_focused_keys,
+            (1, splits, call.batch),
+            (call.k, call.v, token_strides(dk), token_strides(dv), call.keys, call.heads, each),
+            {
+                "BLOCK": call.block,
+                "EVEN": call.keys % call.block == 0,
+                "HAS_WEIGHT": call.weighted,
+                "STAGES": KEY_STAGES,
+                **{name: described[name] for name in ("POWER", "HAS_PARAMETER", "ROTARY")},
+                **call.sizes,
+            },
+            num_warps=TOKEN_WARPS,
+            maxnreg=KEY_REGISTERS if call.sizes["PRODUCT"] != "ieee" else None,
+        )
+        self.total = Total(call, splits) if call.parameters[True] else None
+
+    def __call__(self, tensors: Sequence[Tensor | None], parameter: Tensor | None) -> Tensor | None:
+        """Fill dk, dv and the weights' gradient, the last of `tensors`; return the parameter's."""
+        dparameter = self.total.scratch(tensors[0]) if self.total else None
+        self.kernel(*tensors, dparameter)
+        return self.total(dparameter, parameter) if self.total else None
+
+
 class BackwardPlan:
     """dq, dk, dv and the gradients of the keys' weights and of the maps' parameters, of a kind of call."""
 
@@ -129,6 +161,10 @@ class BackwardPlan:
         self.balance = Balance(call, out, dout)
         self.queries = Tokens(call, False, (call.q, token_strides(dout), token_strides(dq)), 1)
         self.settle = Settle(call, self.queries.splits)
+        self.keys, self.along = None, (0,)
+        if call.focused(of_keys=True) and call.together:
+            self.values = FocusedKeys(call, dk, dv)
+            return
         self.values = call.kernel(
             differentiate_keys,
             True,
@@ -136,7 +172,6 @@ class BackwardPlan:
             HAS_WEIGHT=call.weighted,
             STATS=True,
         )
-        self.keys, self.along = None, (0,)
         if call.focused(of_keys=True):
             self.keys = Tokens(call, True, (call.k, call.v, token_strides(dk)), call.groups)
             self.along = (*call.stats(of_keys=True)[:2], call.groups)
@@ -157,8 +192,11 @@ class BackwardPlan:
         given = (query_rotary, query_stats, sums, dsums, along, state, dout)
         dquery = self.queries(q, query_parameter, given, dq, partial)
         dstate = self.settle(partial)
+        given = (k, v, weight, key_parameter, key_rotary, key_stats, dstate, dk, dv, dweight)
+        if isinstance(self.values, FocusedKeys):
+            return [dquery, self.values(given, key_parameter)]
         along = empty(self.along, dtype=float32, device=k.device)
-        self.values(k, v, weight, key_parameter, key_rotary, key_stats, dstate, dk, dv, dweight, along)
+        self.values(*given, along)
         dkey = None
         if self.keys:
             given = (key_rotary, key_stats, weight, None, along, dstate, v)

@@ -154,6 +154,7 @@ KERNELS = {
         "apply",
         "apply_focused",
         "balance",
+        "differentiate_focused_keys",
         "differentiate_keys",
         "differentiate_tokens",
         "measure",
