@@ -53,9 +53,9 @@ def turns(tokens: int, block: int, others: int, resident: int) -> tuple[int, int
     return -(-blocks // each), each * block
 
 
-def roomy(x: Tensor) -> bool:
+def roomy(device: torch.device) -> bool:
     """Return whether a program can have SHARED bytes of shared memory."""
-    return not x.is_cuda or torch.cuda.get_device_properties(x.device).shared_memory_per_block_optin >= SHARED
+    return device.type != "cuda" or torch.cuda.get_device_properties(device).shared_memory_per_block_optin >= SHARED
 
 
 class Call:
@@ -78,14 +78,13 @@ class Call:
         # Float32 products run without tensor cores, on smaller tiles.
         most = CHANNELS if product == "ieee" else MOST_CHANNELS
         self.together = focused and all_heads * max(widths) <= most
-        self.all_heads = all_heads
+        self.all_heads, self.device = all_heads, q.device
         self.packable = (
             product in PACKED_PRODUCTS
             and all_heads * max(widths) <= PACKED_CHANNELS
             and max(widths) <= max(PACKED["reduce"])
             and form.power in PACKED_POWERS
             and form.normalizer not in SHIFTING
-            and roomy(q)
         )
         self.group = all_heads if self.together else max(1, min(all_heads, CHANNELS // max(widths)))
         self.groups = -(-self.heads // self.group)
@@ -120,7 +119,8 @@ class Call:
     def packed(self, of_keys: bool) -> bool:
         """Return whether a kernel of fused_focused.py serves."""
         weighted = of_keys and self.weighted
-        return self.packable and self.focused(of_keys) and not self.rotaries[of_keys] and not weighted
+        served = self.packable and self.focused(of_keys) and not self.rotaries[of_keys] and not weighted
+        return served and roomy(self.device)
 
     def measured(self, of_keys: bool) -> bool:
         """Return whether a kernel of its own takes those norms, as a tile holds too few heads."""
