@@ -124,20 +124,50 @@ class Tokens:
         return self.total(dparameter, parameter) if self.total else None
 
 
-class FocusedKeys:
-    """Gradients of keys, values and the keys' weights where a tile holds all heads."""
+class Keys:
+    """Gradients of keys, values and the keys' weights, but for focused keys."""
 
     def __init__(self, call: Call, dk: Tensor, dv: Tensor):
-        splits, each = turns(call.keys, call.block, call.batch, KEY_RESIDENT)
+        splits, each = call.split(call.keys)
         described = call.map(of_keys=True)
         self.kernel = BoundKernel(
-            differentiate_focused_keys,
-            (1, splits, call.batch),
+            differentiate_keys,
+            (call.groups, splits, call.batch),
             (call.k, call.v, token_strides(dk), token_strides(dv), call.keys, call.heads, each),
             {
                 "BLOCK": call.block,
                 "EVEN": call.keys % call.block == 0,
                 "HAS_WEIGHT": call.weighted,
+                **{name: described[name] for name in ("MAP", "ROTARY")},
+                **call.sizes,
+            },
+            num_warps=call.warps,
+            # Tiles of wider heads, loaded ahead, would leave fewer programs room.
+            num_stages=3 if call.sizes["WIDTH"] <= 32 else 1,
+            maxnreg=REGISTERS if call.sizes["PRODUCT"] != "ieee" else None,
+        )
+
+    def __call__(self, k, v, weight, parameter, rotary, stats, dstate, dk, dv, dweight) -> tuple[None, None]:
+        self.kernel(k, v, weight, rotary, dstate, dk, dv, dweight)
+        return None, None
+
+
+class FocusedKeys:
+    """Gradients of focused keys, or what they lack where no tile holds all heads; of values and the keys' weights."""
+
+    def __init__(self, call: Call, dk: Tensor, dv: Tensor):
+        splits, each = turns(call.keys, call.block, call.batch * call.groups, KEY_RESIDENT)
+        described = call.map(of_keys=True)
+        self.along = (0,) if call.together else (call.batch, call.keys, call.groups)
+        self.kernel = BoundKernel(
+            differentiate_focused_keys,
+            (call.groups, splits, call.batch),
+            (call.k, call.v, token_strides(dk), token_strides(dv), call.keys, call.heads, each),
+            {
+                "BLOCK": call.block,
+                "EVEN": call.keys % call.block == 0,
+                "HAS_WEIGHT": call.weighted,
+                "TOGETHER": call.together,
                 "STAGES": KEY_STAGES,
                 **{name: described[name] for name in ("POWER", "HAS_PARAMETER", "ROTARY")},
                 **call.sizes,
@@ -145,13 +175,16 @@ class FocusedKeys:
             num_warps=TOKEN_WARPS,
             maxnreg=KEY_REGISTERS if call.sizes["PRODUCT"] != "ieee" else None,
         )
-        self.total = Total(call, splits) if call.parameters[True] else None
+        self.total = Total(call, splits) if call.together and call.parameters[True] else None
 
-    def __call__(self, tensors: Sequence[Tensor | None], parameter: Tensor | None) -> Tensor | None:
-        """Fill dk, dv and the weights' gradient, the last of `tensors`; return the parameter's."""
-        dparameter = self.total.scratch(tensors[0]) if self.total else None
-        self.kernel(*tensors, dparameter)
-        return self.total(dparameter, parameter) if self.total else None
+    def __call__(self, k, v, weight, parameter, rotary, stats, dstate, dk, dv, dweight) -> tuple[Tensor, Tensor | None]:
+        """Fill dv, the weights' gradient and, with all heads together, dk, and return the parameter's; or what the sum
+        over heads of features times their gradients is made of.
+        """
+        along = empty(self.along, dtype=float32, device=k.device)
+        dparameter = self.total.scratch(k) if self.total else None
+        self.kernel(k, v, weight, parameter, rotary, stats, dstate, dk, dv, dweight, dparameter, along)
+        return along, self.total(dparameter, parameter) if self.total else None
 
 
 class BackwardPlan:
@@ -161,20 +194,10 @@ class BackwardPlan:
         self.balance = Balance(call, out, dout)
         self.queries = Tokens(call, False, (call.q, token_strides(dout), token_strides(dq)), 1)
         self.settle = Settle(call, self.queries.splits)
-        self.keys, self.along = None, (0,)
-        if call.focused(of_keys=True) and call.together:
-            self.values = FocusedKeys(call, dk, dv)
-            return
-        self.values = call.kernel(
-            differentiate_keys,
-            True,
-            (call.k, call.v, token_strides(dk), token_strides(dv)),
-            HAS_WEIGHT=call.weighted,
-            STATS=True,
-        )
-        if call.focused(of_keys=True):
+        self.keys = None
+        self.values = (FocusedKeys if call.focused(of_keys=True) else Keys)(call, dk, dv)
+        if call.focused(of_keys=True) and not call.together:
             self.keys = Tokens(call, True, (call.k, call.v, token_strides(dk)), call.groups)
-            self.along = (*call.stats(of_keys=True)[:2], call.groups)
 
     def __call__(
         self,
@@ -192,12 +215,7 @@ class BackwardPlan:
         given = (query_rotary, query_stats, sums, dsums, along, state, dout)
         dquery = self.queries(q, query_parameter, given, dq, partial)
         dstate = self.settle(partial)
-        given = (k, v, weight, key_parameter, key_rotary, key_stats, dstate, dk, dv, dweight)
-        if isinstance(self.values, FocusedKeys):
-            return [dquery, self.values(given, key_parameter)]
-        along = empty(self.along, dtype=float32, device=k.device)
-        self.values(*given, along)
-        dkey = None
+        along, dkey = self.values(k, v, weight, key_parameter, key_rotary, key_stats, dstate, dk, dv, dweight)
         if self.keys:
             given = (key_rotary, key_stats, weight, None, along, dstate, v)
             dkey = self.keys(k, key_parameter, given, dk)
