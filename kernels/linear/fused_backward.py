@@ -222,7 +222,7 @@ def differentiate_tokens(
 
     Args:
         share_ptr: t of queries, or the weights of keys, [B, tokens, heads].
-        along_ptr: sums over heads of features times their gradients, [B, tokens, PARTS].
+        along_ptr: sums over heads of features times their gradients, [B, PARTS, tokens].
         matrix_ptr, rows_ptr: state and the output's gradient for queries, the state's gradient and values for keys.
     """
     CHUNKS: tl.constexpr = WIDTH // CHUNK
@@ -275,7 +275,8 @@ def differentiate_tokens(
             factor = tl.load(stats_ptr + 2 * token + 1, mask=valid, other=0.0)
             along = tl.zeros([BLOCK], tl.float32)
             for part in tl.static_range(PARTS):
-                along += tl.load(along_ptr + token * PARTS + part, mask=valid, other=0.0)
+                at = along_ptr + (sample.to(tl.int64) * PARTS + part) * tokens + n
+                along += tl.load(at, mask=valid, other=0.0)
             u = tl.maximum(x, 0.0) + LEAST
             z = u * scales[None, :, :] * lift[:, None, None]
             phi = raised(z, POWER)

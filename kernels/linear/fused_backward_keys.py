@@ -132,7 +132,7 @@ def differentiate_focused_keys(
     """What `differentiate_keys` gives, of focused keys, and by programs the parameter's gradient.
 
     Norms reach over all heads: unless a tile holds them TOGETHER, instead of dk and the parameter's gradient it leaves
-    the group's part of the sum of features times their gradients, [B, tokens, groups].
+    the group's part of the sum of features times their gradients, [B, groups, tokens].
     """
     group = tl.program_id(0)
     sample = tl.program_id(2)
@@ -197,7 +197,8 @@ def differentiate_focused_keys(
             at, known = channels_at(dk_ptr, dk_strides, sample, head, n, valid, heads, 0, GROUP, WIDTH, D, WIDE)
             tl.store(at, narrowed(tl.reshape(dk, (BLOCK, GROUP * WIDTH)), dk_ptr), mask=known)
         else:
-            tl.store(along_ptr + token * tl.num_programs(0) + group, along, mask=valid)
+            at = along_ptr + (sample.to(tl.int64) * tl.num_programs(0) + group) * tokens + n
+            tl.store(at, along, mask=valid)
         ahead = bring(
             k_ptr,
             k_strides,

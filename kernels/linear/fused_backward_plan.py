@@ -5,12 +5,17 @@ from collections.abc import Sequence
 import triton
 from torch import Tensor, empty, float32
 
-from ..launch import BoundKernel, split, token_strides
+from ..launch import BoundKernel, token_strides
 from .fused_backward import balance, differentiate_tokens
 from .fused_backward_keys import differentiate_focused_keys, differentiate_keys
 from .fused_kernels import total
-from .fused_plan import MEASURED, PROGRAMS, REGISTERS, Call, Settle, turns
+from .fused_plan import REGISTERS, Call, Settle, turns
 
+BALANCED = (16, 512)
+"""Tokens and channels of the tiles of `balance`, or fewer channels and up to BALANCE_BLOCK tokens."""
+BALANCE_BLOCK = 64
+BALANCE_RESIDENT, BALANCE_STAGES = 1056, 2
+"""Programs of `balance` that run at once, and blocks that it loads ahead."""
 CHUNK = 64
 """Of a program of `differentiate_tokens`: channels of a head whose map looks at one alone, or of neighbouring heads."""
 TOKEN_WARPS, TOKEN_RESIDENT = 8, 264
@@ -46,11 +51,11 @@ class Balance:
     """Gradients of what queries are divided by, and their features' part along themselves."""
 
     def __init__(self, call: Call, out: Tensor, dout: Tensor):
-        block, channels = MEASURED
+        block, channels = BALANCED
         width = call.sizes["VALUE_WIDTH"]
         groups = call.in_rows(channels, width)
-        block = block * channels // (groups["GROUP"] * width)
-        splits, each = split(call.queries, block, call.batch, PROGRAMS)
+        block = min(block * channels // (groups["GROUP"] * width), BALANCE_BLOCK)
+        splits, each = turns(call.queries, block, call.batch, BALANCE_RESIDENT)
         focused = call.focused(of_keys=False)
         self.sums, self.along = call.sums, call.sums[:2] if focused else (0,)
         self.kernel = BoundKernel(
@@ -64,7 +69,7 @@ class Balance:
                 **{name: call.sizes[name] for name in ("E", "WIDTH", "VALUE_WIDTH", "SHIFT", "WIDE")},
                 "NORMALIZER": call.form.normalizer,
                 "FOCUSED": focused,
-                "STAGES": 2,
+                "STAGES": BALANCE_STAGES,
             },
             num_warps=4,
         )
@@ -158,7 +163,7 @@ class FocusedKeys:
     def __init__(self, call: Call, dk: Tensor, dv: Tensor):
         splits, each = turns(call.keys, call.block, call.batch * call.groups, KEY_RESIDENT)
         described = call.map(of_keys=True)
-        self.along = (0,) if call.together else (call.batch, call.keys, call.groups)
+        self.along = (0,) if call.together else (call.batch, call.groups, call.keys)
         self.kernel = BoundKernel(
             differentiate_focused_keys,
             (call.groups, splits, call.batch),
