@@ -22,8 +22,8 @@ TOKEN_WARPS, TOKEN_RESIDENT = 8, 264
 """Warps of a program of `differentiate_tokens`, and how many programs with REGISTERS run at once."""
 STAGES = 2, 2
 """Blocks that it loads ahead, for queries and for keys."""
-KEY_REGISTERS, KEY_RESIDENT, KEY_STAGES = 128, 264, 2
-"""Of `differentiate_focused_keys`."""
+KEY_WARPS, KEY_REGISTERS, KEY_RESIDENT, KEY_STAGES = 8, 128, 264, 2
+"""The same of `differentiate_focused_keys`, and registers of its threads."""
 WHOLE = {"unit", "softmax_channels"}
 """Maps that look at all channels of a head."""
 
@@ -177,7 +177,7 @@ class FocusedKeys:
                 **{name: described[name] for name in ("POWER", "HAS_PARAMETER", "ROTARY")},
                 **call.sizes,
             },
-            num_warps=TOKEN_WARPS,
+            num_warps=KEY_WARPS,
             maxnreg=KEY_REGISTERS if call.sizes["PRODUCT"] != "ieee" else None,
         )
         self.total = Total(call, splits) if call.together and call.parameters[True] else None

@@ -138,25 +138,6 @@ def pullback(x, d, MAP: tl.constexpr, D: tl.constexpr, WIDTH: tl.constexpr):
 
 
 @triton.jit
-def steepness(lift, factor, POWER: tl.constexpr):
-    """What `focused_pullback` wants the gradient of focused features multiplied by."""
-    return factor * lift * POWER
-
-
-@triton.jit
-def focused_pullback(z, d, along, lift, factor, POWER: tl.constexpr):
-    """Gradient of y = `positive(x)`, [tokens, channels], from that of the focused features times `steepness`.
-
-    With z = y / |y| and r = z^POWER, the features are r |y| / |r| = r * factor; `along` is the sum of their gradients
-    times features over all heads.
-    """
-    along = along * lift
-    tilt = along * factor * lift * steepness(lift, factor, POWER)
-    bent = d - raised(z, POWER) * tilt[:, None]
-    return raised(z, POWER - 1) * bent + z * along[:, None]
-
-
-@triton.jit
 def turned(x, rotary_ptr, n, valid, tokens, c, BACK: tl.constexpr, D: tl.constexpr, ROTARY: tl.constexpr):
     """[tokens, heads, channels `c`] with each pair of neighbouring channels turned by its token's angle, or BACK by it.
 
@@ -171,14 +152,6 @@ def turned(x, rotary_ptr, n, valid, tokens, c, BACK: tl.constexpr, D: tl.constex
             x = x * cos - quarter_turn(x * sin)
         else:
             x = x * cos + quarter_turn(x) * sin
-    return x
-
-
-@triton.jit
-def turned_rows(x, rotary_ptr, n, valid, tokens, c, BACK: tl.constexpr, D: tl.constexpr, ROTARY: tl.constexpr):
-    """What `turned` gives, of [tokens, channels]."""
-    if ROTARY:
-        x = tl.reshape(turned(x[:, None, :], rotary_ptr, n, valid, tokens, c, BACK, D, ROTARY), x.shape)
     return x
 
 
