@@ -1,6 +1,5 @@
 """Large kernel attention as a layer: the gate of wide convolutions between two projections."""
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..kernels.large_kernel import large_kernel_attention
@@ -41,7 +40,7 @@ class LargeKernelAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         gated = large_kernel_attention(
-            F.gelu(self.proj_in(x)),
+            self.proj_in(x),
             self.local.weight,
             self.spatial.weight,
             self.point.weight,
@@ -49,5 +48,6 @@ class LargeKernelAttention(nn.Module):
             self.spatial.bias,
             self.point.bias,
             self.spatial.dilation,
+            activation="gelu",
         )
         return x + self.proj(gated)

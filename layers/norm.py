@@ -1,14 +1,39 @@
 """Norms for channels-last maps; torch.nn.LayerNorm is one already."""
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..kernels import autocast
+from ..kernels.batch_norm import batch_norm
+
 
 class BatchNorm(nn.BatchNorm2d):
-    """Batch normalisation of a channels-last map, [B, H, W, C] -> [B, H, W, C]; state dict as torch.nn.BatchNorm2d."""
+    """Batch normalisation of a channels-last map, [B, H, W, C] -> [B, H, W, C]; state dict as torch.nn.BatchNorm2d.
+
+    Under autocast the result is in the autocast dtype, as that of a convolution is: a residual stream in float32 stays
+    so, what branches off it does not.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        if self.training and x.is_cuda and self._usual and x.shape[:-1].numel() > 1:
+            return self._train(x)
+        out = super().forward(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        return autocast.cast(out)[0]
+
+    @property
+    def _usual(self) -> bool:
+        return self.affine and self.track_running_stats and self.momentum is not None
+
+    def _train(self, x: Tensor) -> Tensor:
+        """Normalise by our operator: compilers keep copies of centred maps for the gradient of torch's."""
+        out, mean, var = batch_norm(x, self.weight, self.bias, self.eps)
+        count = x.shape[:-1].numel()
+        with torch.no_grad():
+            self.num_batches_tracked.add_(1)
+            self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
+            self.running_var.lerp_((var * (count / (count - 1))).to(self.running_var.dtype), self.momentum)
+        return out
 
 
 class RMSNorm(nn.RMSNorm):

@@ -66,6 +66,11 @@ def attend(x, local_weight, spatial_weight, point_weight, *biases, dilation):
     return x * F.linear(convolve(local, spatial_weight, spatial_bias, dilation), point_weight, point_bias)
 
 
+def attend_active(x, *parameters, dilation):
+    """Return large kernel attention of GELU of x, by torch's convolutions."""
+    return attend(F.gelu(x), *parameters, dilation=dilation)
+
+
 @dataclass
 class Operator:
     """An operator of ours with options, torch's way to compute it, and which of a case's tensors both take."""
@@ -90,5 +95,6 @@ class Operator:
 OPERATORS = [
     Operator("depthwise_conv2d", depthwise_conv2d, convolve, (0, 2, 5), {"activation": None, "residual": False}),
     Operator("depthwise_conv2d", depthwise_conv2d, activate, (0, 2, 5), {"activation": "gelu", "residual": True}),
-    Operator("large_kernel_attention", large_kernel_attention, attend, tuple(range(7))),
+    Operator("large_kernel_attention", large_kernel_attention, attend, tuple(range(7)), {"activation": None}),
+    Operator("large_kernel_attention", large_kernel_attention, attend_active, tuple(range(7)), {"activation": "gelu"}),
 ]

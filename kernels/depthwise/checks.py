@@ -27,10 +27,14 @@ def check_dilation(dilation) -> tuple[int, int]:
     return rows, columns
 
 
-def check_convolution(x: Tensor, weight: Tensor, bias: Tensor | None, dilation, activation) -> tuple[int, int]:
-    """Check the arguments of a depthwise convolution and return its dilation of rows and of columns."""
+def check_activation(activation: str | None) -> None:
     if activation not in (None, *ACTIVATIONS):
         raise ValueError(f"activation={activation!r}; valid: None, {', '.join(map(repr, ACTIVATIONS))}")
+
+
+def check_convolution(x: Tensor, weight: Tensor, bias: Tensor | None, dilation, activation) -> tuple[int, int]:
+    """Check the arguments of a depthwise convolution and return its dilation of rows and of columns."""
+    check_activation(activation)
     check_map("x", x)
     check_kernel("", weight, bias, x)
     return check_dilation(dilation)

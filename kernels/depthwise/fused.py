@@ -37,12 +37,13 @@ def convolve(
     more: Tensor | None = None,
     flip: bool = False,
     epilogue: str = "",
+    inner: Tensor | None = None,
 ) -> Tensor:
     """Return the convolution, with `flip` by the kernel turned round, after an `epilogue` that `finish` has.
 
-    By default that adds `more` if it is given.
+    By default that adds `more` if it is given, and goes back through the GELU that `inner`, if given too, went into.
     """
-    epilogue = epilogue or ("" if more is None else "add")
+    epilogue = epilogue or ("" if more is None else "add" if inner is None else "add_slope")
     out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     if not out.numel():
         return out
@@ -56,11 +57,12 @@ def convolve(
             None if more is None else more.stride(),
             flip,
             epilogue,
+            None if inner is None else inner.stride(),
         ),
         (tuple(dilation), kernel, flip, epilogue),
-        *(x, bias, more),
+        *(x, bias, more, inner),
     )
-    plan(x, taps(weight), bias, more, out)
+    plan(x, taps(weight), bias, more, out, inner)
     return out
 
 

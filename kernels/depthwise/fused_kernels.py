@@ -8,7 +8,7 @@ program holds TAPS rows of weights and reads every input row once, which serves 
 import triton
 import triton.language as tl
 
-from .fused_epilogue import finish, reads_more
+from .fused_epilogue import finish, reads_inner, reads_more
 
 
 @triton.jit
@@ -110,9 +110,11 @@ def convolve(
     weight_ptr,
     bias_ptr,
     more_ptr,
+    inner_ptr,
     out_ptr,
     x_strides,
     more_strides,
+    inner_strides,
     out_strides,
     height,
     width,
@@ -164,10 +166,12 @@ def convolve(
         out = acc[o]
         if HAS_BIAS:
             out += bias[None, :]
-        more = None
+        more, inner = None, None
         if reads_more(EPILOGUE):
             more = tl.load(row_pointers(more_ptr, more_strides, image, row, w, c), mask=inside, other=0.0)
-        out = finish(out, more, EPILOGUE)
+        if reads_inner(EPILOGUE):
+            inner = tl.load(row_pointers(inner_ptr, inner_strides, image, row, w, c), mask=inside, other=0.0)
+        out = finish(out, more, inner, EPILOGUE)
         at = row_pointers(out_ptr, out_strides, image, row, w, c)
         tl.store(at, out.to(out_ptr.dtype.element_ty), mask=inside)
 

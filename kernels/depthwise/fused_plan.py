@@ -135,8 +135,9 @@ class Convolve:
         more: Strides | None = None,
         flip: bool = False,
         epilogue: str = "",
+        inner: Strides | None = None,
     ):
-        strides = (x[:3], (more or out)[:3], out[:3])
+        strides = (x[:3], (more or out)[:3], (inner or out)[:3], out[:3])
         kind = {"HAS_BIAS": biased, "EPILOGUE": epilogue, "FLIP": flip}
         if call.strips is None:
             self.kernel = BoundKernel(
@@ -155,15 +156,23 @@ class Convolve:
                 {
                     **full,
                     **call.strips.sizes,
-                    **call.strips.steps(X=x, MORE=more or out, OUT=out),
+                    **call.strips.steps(X=x, MORE=more or out, INNER=inner or out, OUT=out),
                     "AHEAD": call.strips.ahead,
                     **kind,
                 },
                 num_warps=1,
             )
 
-    def __call__(self, x: Tensor, taps: Tensor, bias: Tensor | None, more: Tensor | None, out: Tensor) -> None:
-        self.kernel(x, taps, bias, more, out)
+    def __call__(
+        self,
+        x: Tensor,
+        taps: Tensor,
+        bias: Tensor | None,
+        more: Tensor | None,
+        out: Tensor,
+        inner: Tensor | None = None,
+    ) -> None:
+        self.kernel(x, taps, bias, more, inner, out)
 
 
 class Correlate:

@@ -9,7 +9,7 @@ begins early enough to end with the map. Where a strip covers all columns of its
 import triton
 import triton.language as tl
 
-from .fused_epilogue import finish, reads_more
+from .fused_epilogue import finish, reads_inner, reads_more
 
 
 @triton.jit
@@ -201,10 +201,19 @@ def add_line(
 
 
 @triton.jit
+def load_beside(
+    line, high, here, valid, STEP: tl.constexpr, COUNT: tl.constexpr, AFTER: tl.constexpr, EVEN: tl.constexpr
+):
+    """Packed places of a map that an epilogue reads beside the sums."""
+    return pack(load_places(line, 0, high, here, valid, STEP, COUNT, 0, AFTER, EVEN))
+
+
+@triton.jit
 def store_places(
     line,
     sums,
     more,
+    inner,
     high,
     here,
     valid,
@@ -216,11 +225,14 @@ def store_places(
 ):
     if reads_more(EPILOGUE):
         more = unpack(more, MORE_DTYPE)
+    if reads_inner(EPILOGUE):
+        inner = unpack(inner, MORE_DTYPE)
     for q in tl.static_range(len(sums)):
         inside = valid & (q < high) if q >= len(sums) - AFTER else valid
         if not EVEN:
             inside = inside & here
-        out = finish(sums[q], more[q] if reads_more(EPILOGUE) else None, EPILOGUE)
+        beside = more[q] if reads_more(EPILOGUE) else None
+        out = finish(sums[q], beside, inner[q] if reads_inner(EPILOGUE) else None, EPILOGUE)
         tl.store(line + q * STEP, out.to(line.dtype.element_ty), mask=inside)
 
 
@@ -230,9 +242,11 @@ def convolve_strips(
     weight_ptr,
     bias_ptr,
     more_ptr,
+    inner_ptr,
     out_ptr,
     x_strides,
     more_strides,
+    inner_strides,
     out_strides,
     height,
     width,
@@ -246,6 +260,7 @@ def convolve_strips(
     KW: tl.constexpr,
     X_STEP: tl.constexpr,
     MORE_STEP: tl.constexpr,
+    INNER_STEP: tl.constexpr,
     OUT_STEP: tl.constexpr,
     COLUMNS: tl.constexpr,
     WHOLE: tl.constexpr,
@@ -293,6 +308,10 @@ def convolve_strips(
     if reads_more(EPILOGUE):
         more_line = first_line(more_ptr + c, image, y, residue_x, left, more_strides, MORE_STEP)
         more_row = row_step(more_strides, step_y)
+    inner_line, inner_row = None, None
+    if reads_inner(EPILOGUE):
+        inner_line = first_line(inner_ptr + c, image, y, residue_x, left, inner_strides, INNER_STEP)
+        inner_row = row_step(inner_strides, step_y)
     taps = load_taps(weight_ptr, c, here, channels, FULL_KH, FULL_KW, KH, KW, EVEN, FLIP)
     bias = tl.load(bias_ptr + c, mask=here, other=0.0).to(tl.float32) if HAS_BIAS else None
     # Sums of the rows of outputs that the next row of inputs serves too, the first first.
@@ -309,16 +328,20 @@ def convolve_strips(
             lines = lines[WIDTH:] + pack(places)
             x_line += tl.where(t + AHEAD + 1 < end, x_row, 0)
             wanted = t >= KH - 1
-            more = None
+            more, inner = None, None
+            # Before the sums, so that they need not be waited for.
             if reads_more(EPILOGUE):
-                # Before the sums, so that it need not be waited for.
-                more = pack(load_places(more_line, 0, high - BEFORE, here, wanted, MORE_STEP, COLUMNS, 0, AFTER, EVEN))
+                more = load_beside(more_line, high - BEFORE, here, wanted, MORE_STEP, COLUMNS, AFTER, EVEN)
                 more_line += more_row
+            if reads_inner(EPILOGUE):
+                inner = load_beside(inner_line, high - BEFORE, here, wanted, INNER_STEP, COLUMNS, AFTER, EVEN)
+                inner_line += inner_row
             added = add_line(acc, line, taps, KH, KW, COLUMNS, LEFT, WIDTH, bias)
             store_places(
                 out_line,
                 added[:COLUMNS],
                 more,
+                inner,
                 high - BEFORE,
                 here,
                 wanted,
@@ -333,12 +356,26 @@ def convolve_strips(
     # Rows of outputs at the foot of the map, which no further row of inputs serves.
     for o in range(end - (KH - 1), tl.minimum(rows, end - KH // 2)):
         wanted = o >= 0
-        more = None
+        more, inner = None, None
         if reads_more(EPILOGUE):
-            more = pack(load_places(more_line, 0, high - BEFORE, here, wanted, MORE_STEP, COLUMNS, 0, AFTER, EVEN))
+            more = load_beside(more_line, high - BEFORE, here, wanted, MORE_STEP, COLUMNS, AFTER, EVEN)
             more_line += more_row
+        if reads_inner(EPILOGUE):
+            inner = load_beside(inner_line, high - BEFORE, here, wanted, INNER_STEP, COLUMNS, AFTER, EVEN)
+            inner_line += inner_row
         store_places(
-            out_line, acc[:COLUMNS], more, high - BEFORE, here, wanted, OUT_STEP, AFTER, EVEN, EPILOGUE, MORE_DTYPE
+            out_line,
+            acc[:COLUMNS],
+            more,
+            inner,
+            high - BEFORE,
+            here,
+            wanted,
+            OUT_STEP,
+            AFTER,
+            EVEN,
+            EPILOGUE,
+            MORE_DTYPE,
         )
         out_line += out_row
         acc = acc[COLUMNS:] + zeros(COLUMNS, CHANNELS)

@@ -10,38 +10,50 @@ from torch import Tensor
 
 from ..depthwise import fused as depthwise
 from ..launch import on_device, readable
+from .fused_activation import activate
 from .fused_point import differentiate, project
 from .parameters import Parameters
 
 UNDILATED = (1, 1)
 
 
-def unsupported(direction: str, x: Tensor, parameters: Parameters, dilation: Sequence[int]) -> str | None:
+def unsupported(direction: str, x: Tensor, parameters: Parameters, *rest: object) -> str | None:
     """Return why this backend cannot serve the call, or None when it can."""
     reasons = (depthwise.unsupported(direction, x, w) for w in (parameters.local_weight, parameters.spatial_weight))
     return next(filter(None, reasons), None)
 
 
 @on_device
-def forward(x: Tensor, parameters: Parameters, dilation: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the output [B, H, W, C] with what the backward pass needs, the local and the spatial context."""
-    x = readable(x)
+def forward(
+    x: Tensor, parameters: Parameters, dilation: Sequence[int], activation: str | None = None
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """Return the output [B, H, W, C] with what the backward pass needs: local and spatial context, and what an
+    activation makes of x.
+    """
+    active = activate(x) if activation else None
+    x = readable(x) if active is None else active
     local = depthwise.convolve(x, parameters.local_weight, parameters.local_bias, UNDILATED)
     spatial = depthwise.convolve(local, parameters.spatial_weight, parameters.spatial_bias, dilation)
     out, _ = project(spatial, parameters.point_weight.T, x, parameters.point_bias)
-    return out, local, spatial
+    return out, local, spatial, active
 
 
 @on_device
 def backward(
-    dout: Tensor, x: Tensor, local: Tensor, spatial: Tensor, parameters: Parameters, dilation: Sequence[int]
+    dout: Tensor,
+    x: Tensor,
+    kept: tuple[Tensor, Tensor, Tensor | None],
+    parameters: Parameters,
+    dilation: Sequence[int],
 ) -> tuple[Tensor, Parameters]:
-    """Return the gradients of x and of the parameters, given that of the output."""
+    """Return the gradients of x and of the parameters, given that of the output and what `forward` kept."""
+    local, spatial, active = kept
     dout, x, local, spatial = (readable(value) for value in (dout, x, local, spatial))
+    inner, x = (None, x) if active is None else (x, active)
     point, point_bias = parameters.point_weight, parameters.point_bias
     through, dspatial, dpoint, dpoint_bias = differentiate(dout, x, spatial, point, point_bias)
     dlocal = depthwise.convolve(dspatial, parameters.spatial_weight, None, dilation, flip=True)
-    dx = depthwise.convolve(dlocal, parameters.local_weight, None, UNDILATED, more=through, flip=True)
+    dx = depthwise.convolve(dlocal, parameters.local_weight, None, UNDILATED, more=through, flip=True, inner=inner)
     dspatial_weight, dspatial_bias = depthwise.correlate(
         local, dspatial, parameters.spatial_weight, parameters.spatial_bias, dilation
     )

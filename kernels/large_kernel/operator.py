@@ -26,16 +26,19 @@ def attention(
     spatial_bias: Tensor | None,
     point_bias: Tensor | None,
     dilation: Sequence[int],
+    activation: str | None,
     backend: str,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     parameters = Parameters(local_weight, spatial_weight, point_weight, local_bias, spatial_bias, point_bias)
-    problem = (x, parameters, dilation)
-    return OPERATOR.choose(backend, "forward", *problem).forward(*problem)
+    problem = (x, parameters, dilation, activation)
+    out, local, spatial, active = OPERATOR.choose(backend, "forward", *problem).forward(*problem)
+    return out, local, spatial, x.new_empty(0) if active is None else active
 
 
 @attention.register_fake
 def _(x, *rest):
-    return x.new_empty(x.shape), x.new_empty(x.shape), x.new_empty(x.shape)
+    activation = rest[PARAMETERS + 1]
+    return *(x.new_empty(x.shape) for _ in range(3)), x.new_empty(x.shape if activation else 0)
 
 
 @torch.library.custom_op("saccade::large_kernel_attention_backward", mutates_args=())
@@ -44,6 +47,7 @@ def attention_backward(
     x: Tensor,
     local: Tensor,
     spatial: Tensor,
+    active: Tensor,
     local_weight: Tensor,
     spatial_weight: Tensor,
     point_weight: Tensor,
@@ -51,17 +55,19 @@ def attention_backward(
     spatial_bias: Tensor | None,
     point_bias: Tensor | None,
     dilation: Sequence[int],
+    activation: str | None,
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     parameters = Parameters(local_weight, spatial_weight, point_weight, local_bias, spatial_bias, point_bias)
-    chosen = OPERATOR.choose(backend, "backward", x, parameters, dilation)
-    dx, gradients = chosen.backward(dout, x, local, spatial, parameters, dilation)
+    chosen = OPERATOR.choose(backend, "backward", x, parameters, dilation, activation)
+    kept = (local, spatial, active if activation else None)
+    dx, gradients = chosen.backward(dout, x, kept, parameters, dilation)
     # A custom op returns tensors only: no bias is an empty gradient.
     return dx, *(x.new_empty(0) if gradient is None else gradient for gradient in gradients)
 
 
 @attention_backward.register_fake
-def _(dout, x, local, spatial, *rest):
+def _(dout, x, local, spatial, active, *rest):
     parameters = rest[:PARAMETERS]
     return x.new_empty(x.shape), *(x.new_empty(0) if p is None else p.new_empty(p.shape) for p in parameters)
 
@@ -74,8 +80,8 @@ def _save(ctx, inputs, output):
 def _gradients(ctx, dout, *contexts):
     if dout is None:
         return (None,) * (1 + PARAMETERS + len(ctx.settings))
-    local, spatial, x, *parameters = ctx.saved_tensors
-    dx, *gradients = call_backward(dout, x, local, spatial, *parameters, *ctx.settings)
+    local, spatial, active, x, *parameters = ctx.saved_tensors
+    dx, *gradients = call_backward(dout, x, local, spatial, active, *parameters, *ctx.settings)
     given = (None if p is None else gradient for p, gradient in zip(parameters, gradients, strict=True))
     return dx, *given, *(None for _ in ctx.settings)
 
@@ -90,8 +96,8 @@ call_backward = differentiable_once(
     attention_backward,
     fold_into_batch(
         lambda *inputs: call_backward(*inputs),
-        tensors=4 + PARAMETERS,
-        shared=range(4, 4 + PARAMETERS),
+        tensors=5 + PARAMETERS,
+        shared=range(5, 5 + PARAMETERS),
         sums_over_batch=True,
     ),
 )
@@ -104,7 +110,9 @@ def _forward_flops(x_shape, local_shape, spatial_shape, *rest, out_shape=None, *
 
 
 @register_flop_formula(torch.ops.saccade.large_kernel_attention_backward)
-def _backward_flops(dout, x_shape, local, spatial, local_shape, spatial_shape, *rest, out_shape=None, **kwargs) -> int:
+def _backward_flops(
+    dout, x_shape, local, spatial, active, local_shape, spatial_shape, *rest, out_shape=None, **kwargs
+) -> int:
     # Each convolution twice, and the pointwise one once more for the gate.
     depthwise = products(x_shape, local_shape) + products(x_shape, spatial_shape)
     return 2 * (2 * depthwise + 3 * math.prod(x_shape) * x_shape[-1])

@@ -7,6 +7,7 @@ backends are tested against.
 from collections.abc import Sequence
 from types import ModuleType
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -28,31 +29,37 @@ def _project(spatial: Tensor, parameters: Parameters) -> Tensor:
 
 
 def forward(
-    x: Tensor, parameters: Parameters, dilation: Sequence[int], depthwise: ModuleType = depthwise_reference
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the output [B, H, W, C] with what the backward pass needs, the local and the spatial context.
+    x: Tensor,
+    parameters: Parameters,
+    dilation: Sequence[int],
+    activation: str | None = None,
+    depthwise: ModuleType = depthwise_reference,
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """Return the output [B, H, W, C] with what the backward pass needs: local and spatial context, and what an
+    activation makes of x.
 
     Args:
         depthwise: the backend of depthwise convolution to use.
     """
-    wide = widen(x)
+    wide = F.gelu(widen(x)) if activation else widen(x)
     local = depthwise.forward(wide, parameters.local_weight, parameters.local_bias, UNDILATED)
     spatial = depthwise.forward(local, parameters.spatial_weight, parameters.spatial_bias, dilation)
     out = wide * _project(spatial, parameters)
-    return tuple(value.to(x.dtype).contiguous() for value in (out, local, spatial))
+    out, local, spatial = (value.to(x.dtype).contiguous() for value in (out, local, spatial))
+    return out, local, spatial, wide.to(x.dtype).contiguous() if activation else None
 
 
 def backward(
     dout: Tensor,
     x: Tensor,
-    local: Tensor,
-    spatial: Tensor,
+    kept: tuple[Tensor, Tensor, Tensor | None],
     parameters: Parameters,
     dilation: Sequence[int],
     depthwise: ModuleType = depthwise_reference,
 ) -> tuple[Tensor, Parameters]:
-    """Return the gradients of x and of the parameters, given that of the output."""
-    wide, local, spatial, dout = (widen(value) for value in (x, local, spatial, dout))
+    """Return the gradients of x and of the parameters, given that of the output and what `forward` kept."""
+    local, spatial, dout = (widen(value) for value in (*kept[:2], dout))
+    wide = widen(x if kept[2] is None else kept[2])
     dgate = dout * wide
     dpoint_weight = dgate.flatten(0, 2).T @ spatial.flatten(0, 2)
     dspatial = dgate @ parameters.point_weight.to(dgate.dtype)
@@ -63,6 +70,8 @@ def backward(
         dlocal, wide, parameters.local_weight, parameters.local_bias, UNDILATED
     )
     dx = dx.addcmul_(dout, _project(spatial, parameters))
+    if kept[2] is not None:
+        dx = torch.ops.aten.gelu_backward(dx, widen(x))
     point_bias = parameters.point_bias
     gradients = Parameters(
         dlocal_weight,

@@ -10,6 +10,7 @@ import window_cases
 from neighborhood_cases import distance
 
 import saccade
+from saccade.kernels.batch_norm import batch_norm
 from saccade.kernels.window import window_attention
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -41,10 +42,16 @@ def focal(*arguments):
     return lambda **tensors: (case.ours(*tensors.values()),), tensors
 
 
-def linear(*arguments, **options):
-    case = linear_cases.Case(*arguments, dim=32, value_dim=32, **options)
+def linear(*arguments, dim=32, **options):
+    case = linear_cases.Case(*arguments, dim=dim, value_dim=dim, **options)
     tensors = {name: x.detach() for name, x in case.tensors().items()}
     return lambda **tensors: (case.ours(**tensors),), tensors
+
+
+def norm(shape):
+    weight, bias = torch.randn(2, shape[-1], generator=torch.Generator().manual_seed(0))
+    tensors = {"x0": torch.randn(shape, generator=torch.Generator().manual_seed(1)) * 2 + 5, "w": weight, "b": bias}
+    return lambda x0, w, b: batch_norm(x0, w, b), tensors
 
 
 def agent(*arguments, dim=32):
@@ -59,6 +66,8 @@ CALLS = {
     "window 8x8, wide": lambda: window((8, 8), (3, 3), dim=64, value_dim=48),
     "window 12x12": lambda: window((12, 12), (2, 3), mask="additive"),
     "window 16x16, no bias": lambda: window((16, 16), (2, 2), bias=False, dim=128, value_dim=128),
+    "batch norm": lambda: norm((4, 28, 30, 96)),
+    "batch norm, odd": lambda: norm((3, 7, 9, 70)),
     "depthwise 7x7": lambda: convolution("depthwise_conv2d", (4, 56, 50, 96)),
     "depthwise 31x31": lambda: convolution(
         "depthwise_conv2d", (2, 33, 28, 40), dilated_kernel=(31, 31), dilation=(1, 1)
@@ -74,10 +83,15 @@ CALLS = {
         "depthwise_conv2d", (2, 28, 30, 160), dilated_kernel=(13, 13), dilation=(1, 1), activation="gelu"
     ),
     "large kernel": lambda: convolution("large_kernel_attention", (4, 28, 30, 64)),
-    "large kernel, wide": lambda: convolution("large_kernel_attention", (2, 14, 14, 320)),
+    "large kernel, wide": lambda: convolution("large_kernel_attention", (2, 14, 14, 320), activation="gelu"),
     "focal": lambda: focal((4, 56, 50, 96), (3, 5), False),
     "focal, three levels": lambda: focal((2, 14, 15, 128), (3, 5, 7), True),
     "focused, many heads": lambda: linear((28, 28), (28, 28), "focused", "focused", "divide", heads=8),
+    "focused, cubed": lambda: linear((56, 56), (56, 56), "focused", "focused", "divide", power=3.0),
+    "focused, cubed, odd": lambda: linear((27, 31), (19, 33), "focused", "focused", "divide", power=3.0, heads=3),
+    "focused, cubed, many heads": lambda: linear(
+        (48, 40), (40, 48), "focused", "focused", "divide", power=3.0, heads=8, dim=64
+    ),
     "rala": lambda: linear((28, 28), (28, 28), "elu_plus_one", "elu_plus_one", "divide", weight=True, rotary=True),
     "mala": lambda: linear((30, 30), (30, 30), "elu_plus_one", "elu_plus_one", "magnitude_aware", rotary=True),
     "agent": lambda: agent((30, 31), (30, 31), (7, 7)),
@@ -121,7 +135,9 @@ def test_fused_kernels_equal_the_definition(name, dtype):
     assert all(map(torch.equal, found, again))
 
 
-@pytest.mark.parametrize("name", ["window 7x7, mask", "depthwise 3x3, GELU", "large kernel", "focal", "rala", "agent"])
+@pytest.mark.parametrize(
+    "name", ["window 7x7, mask", "batch norm", "depthwise 3x3, GELU", "large kernel", "focal", "rala", "agent"]
+)
 def test_compiled_and_captured(name):
     function, tensors = CALLS[name]()
     tensors = {name: x.to("cuda") for name, x in to(tensors, torch.bfloat16).items()}

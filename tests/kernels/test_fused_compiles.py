@@ -112,6 +112,15 @@ for kernel in (3, 13):
     fused.backward(x, *call)
 fused.correlate_gelu(x, x, empty(96, 1, 3, 5), None, (1, 1))
 """,
+    "batch_norm": """
+from saccade.kernels.batch_norm import fused
+
+sums = [empty(320, dtype=torch.float32) for _ in range(4)]
+for dtype in (torch.float32, torch.bfloat16):
+    x = empty(2, 14, 14, 320, dtype=dtype)
+    out, *moments = fused.forward(x, *sums[:2], 1e-5, torch.bfloat16)
+    fused.backward(out, x, *moments, *sums[:2], 1e-5)
+""",
     "large_kernel": """
 from saccade.kernels.large_kernel import fused
 from saccade.kernels.large_kernel.parameters import Parameters
@@ -119,8 +128,9 @@ from saccade.kernels.large_kernel.parameters import Parameters
 x = empty(2, 28, 28, 64)
 shapes = ((64, 1, 5, 5), (64, 1, 7, 7), (64, 64), (64,), (64,), (64,))
 parameters = Parameters(*(empty(*shape) for shape in shapes))
-out = fused.forward(x, parameters, (3, 3))
-fused.backward(out[0], x, *out[1:], parameters, (3, 3))
+for activation in (None, "gelu"):
+    out, *kept = fused.forward(x, parameters, (3, 3), activation)
+    fused.backward(out, x, kept, parameters, (3, 3))
 """,
     "focal": """
 from saccade.kernels.focal import fused
@@ -173,7 +183,9 @@ KERNELS = {
         "correlate_strips",
         "settle",
     },
+    "batch_norm": {"differentiate", "normalize", "settle", "sum_rows"},
     "large_kernel": {
+        "activate_entries",
         "arrange",
         "convolve_strips",
         "correlate_strips",

@@ -16,6 +16,7 @@ import json, sys
 import agent_cases, focal_cases, large_kernel_cases, linear_cases, window_cases
 import torch
 import saccade
+from saccade.kernels.batch_norm import batch_norm
 from saccade.kernels.depthwise import fused_gelu_plan
 from saccade.kernels.large_kernel import fused_plan as point_plan
 from saccade.kernels.linear import fused_plan
@@ -43,6 +44,9 @@ def call(operator):
         names = ("q", "k", "v", "bias", "mask")
         tensors = {name: x for name, x in zip(names, case.tensors()) if x is not None}
         return tensors, window
+    if operator == "batch_norm":
+        x, weight, bias = (torch.randn(shape).double() for shape in (CASE["shape"], *[CASE["shape"][-1:]] * 2))
+        return {"x": x * 2 + 5, "weight": weight, "bias": bias}, batch_norm
     if operator == "focal":
         case = focal_cases.Case(seed=0, **CASE)
         names = ("projected", "point_weight", "point_bias", *(f"weight{level}" for level in range(len(case.kernels))))
@@ -144,7 +148,8 @@ CASES = {
     },
     "large_kernel_attention": {
         "biased": convolution((2, 9, 11, 20), dilation=(3, 3)),
-        "many channels": convolution((1, 7, 6, 130), dilation=(3, 3), kernel=(3, 3), bias=False),
+        "many channels": convolution((1, 7, 6, 130), dilation=(3, 3), kernel=(3, 3), bias=False, activation="gelu"),
+        "by tiles": convolution((1, 7, 9, 12), dilation=(2, 2), kernel=(9, 9), activation="gelu"),
     },
     "focal": {
         "two levels": focal((2, 9, 11, 20), (3, 5), True),
@@ -153,6 +158,11 @@ CASES = {
         "one level": focal((1, 10, 8, 40), (3,)),
         "three levels": focal((2, 7, 7, 70), (3, 5, 7)),
         "by tiles": focal((1, 9, 10, 20), (3, 9, 9)),
+    },
+    "batch_norm": {
+        "full blocks": {"shape": (2, 8, 8, 64)},
+        "odd": {"shape": (3, 5, 7, 130)},
+        "few channels": {"shape": (2, 9, 40, 5)},
     },
     "window": {
         "many in a tile": window((2, 2), (3, 5), bias=False),

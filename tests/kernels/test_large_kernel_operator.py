@@ -46,7 +46,10 @@ def test_opcheck(operator, backend, case):
     torch.library.opcheck(getattr(torch.ops.saccade, operator.name).default, arguments)
     with torch.no_grad():
         plain = [x if x is None else x.detach() for x in inputs]
-        kept = [torch.randn_like(plain[0])] * (2 if operator.name == "large_kernel_attention" else 0)
+        kept = []
+        if operator.name == "large_kernel_attention":
+            active = torch.randn_like(plain[0]) if operator.options["activation"] else torch.empty(0)
+            kept = [torch.randn_like(plain[0]), torch.randn_like(plain[0]), active]
         arguments = (torch.randn_like(plain[0]), plain[0], *kept, *plain[1:], *settings)
         torch.library.opcheck(getattr(torch.ops.saccade, f"{operator.name}_backward").default, arguments)
 
@@ -157,7 +160,8 @@ def test_flops_are_counted():
     case = Case((2, 8, 9, 4), (5, 5), (7, 7), (3, 3), True, seed=0)
     numel, taps = 2 * 8 * 9 * 4, 25 + 49
     # With an activation the gradient takes the convolution again.
-    expected = ((2 * 49, 4 * 49), (2 * 49, 6 * 49), (2 * (taps + 4), 4 * taps + 6 * 4))
+    attention = (2 * (taps + 4), 4 * taps + 6 * 4)
+    expected = ((2 * 49, 4 * 49), (2 * 49, 6 * 49), attention, attention)
     for operator, flops in zip(OPERATORS, expected, strict=True):
         with FlopCounterMode(display=False) as counter:
             out = operator.ours(*operator.inputs(case, torch.float32), dilation=3)
