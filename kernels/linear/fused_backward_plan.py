@@ -17,7 +17,7 @@ BALANCE_BLOCK = 64
 BALANCE_RESIDENT, BALANCE_STAGES = 1056, 2
 """Programs of `balance` that run at once, and blocks that it loads ahead."""
 CHUNK = 64
-"""Of a program of `differentiate_tokens`: channels of a head whose map looks at one alone, or of neighbouring heads."""
+"""Of gradients of tokens and of focused keys, a program takes so many channels of a head or of neighbouring heads."""
 TOKEN_WARPS, TOKEN_RESIDENT = 8, 264
 """Warps of a program of `differentiate_tokens`, and how many programs with REGISTERS run at once."""
 STAGES = 2, 2
@@ -26,6 +26,13 @@ KEY_WARPS, KEY_REGISTERS, KEY_RESIDENT, KEY_STAGES = 8, 128, 264, 2
 """The same of `differentiate_focused_keys`, and registers of its threads."""
 WHOLE = {"unit", "softmax_channels"}
 """Maps that look at all channels of a head."""
+
+
+def tile(call: Call) -> tuple[int, int]:
+    """Return the heads and the tokens that tiles of the gradients of tokens and of focused keys take together."""
+    widest = max(call.sizes["WIDTH"], call.sizes["VALUE_WIDTH"])
+    group = max(1, min(triton.next_power_of_2(call.heads), CHUNK // widest))
+    return group, 32 if call.sizes["PRODUCT"] == "ieee" or group * widest > CHUNK else 64
 
 
 class Total:
@@ -87,19 +94,18 @@ class Tokens:
         described = call.map(of_keys)
         width = call.sizes["WIDTH"]
         chunk = width if described["MAP"] in WHOLE else min(CHUNK, width)
-        widest = max(width, call.sizes["VALUE_WIDTH"])
-        group = 1 if chunk < width else max(1, min(triton.next_power_of_2(call.heads), CHUNK // widest))
+        group, block = tile(call)
         self.programs = -(-call.heads // group) * (width // chunk)
         tokens = call.keys if of_keys else call.queries
-        self.splits, each = turns(tokens, call.block, call.batch * self.programs, TOKEN_RESIDENT)
+        self.splits, each = turns(tokens, block, call.batch * self.programs, TOKEN_RESIDENT)
         sizes = ("SHIFT", "D", "WIDTH", "E", "VALUE_WIDTH", "WIDE", "PRODUCT")
         self.kernel = BoundKernel(
             differentiate_tokens,
             (self.programs, self.splits, call.batch),
             (*arguments, tokens, call.heads, each, call.form.eps),
             {
-                "BLOCK": call.block,
-                "EVEN": tokens % call.block == 0,
+                "BLOCK": block,
+                "EVEN": tokens % block == 0,
                 "QUERIES": not of_keys,
                 "GROUP": group,
                 "CHUNK": chunk,
@@ -161,26 +167,30 @@ class FocusedKeys:
     """Gradients of focused keys, or what they lack where no tile holds all heads; of values and the keys' weights."""
 
     def __init__(self, call: Call, dk: Tensor, dv: Tensor):
-        splits, each = turns(call.keys, call.block, call.batch * call.groups, KEY_RESIDENT)
+        group, block = tile(call)
+        self.groups = -(-call.heads // group)
+        self.together = self.groups == 1
+        splits, each = turns(call.keys, block, call.batch * self.groups, KEY_RESIDENT)
         described = call.map(of_keys=True)
-        self.along = (0,) if call.together else (call.batch, call.groups, call.keys)
+        self.along = (0,) if self.together else (call.batch, self.groups, call.keys)
         self.kernel = BoundKernel(
             differentiate_focused_keys,
-            (call.groups, splits, call.batch),
+            (self.groups, splits, call.batch),
             (call.k, call.v, token_strides(dk), token_strides(dv), call.keys, call.heads, each),
             {
-                "BLOCK": call.block,
-                "EVEN": call.keys % call.block == 0,
+                "BLOCK": block,
+                "EVEN": call.keys % block == 0,
                 "HAS_WEIGHT": call.weighted,
-                "TOGETHER": call.together,
+                "TOGETHER": self.together,
                 "STAGES": KEY_STAGES,
                 **{name: described[name] for name in ("POWER", "HAS_PARAMETER", "ROTARY")},
                 **call.sizes,
+                "GROUP": group,
             },
             num_warps=KEY_WARPS,
             maxnreg=KEY_REGISTERS if call.sizes["PRODUCT"] != "ieee" else None,
         )
-        self.total = Total(call, splits) if call.together and call.parameters[True] else None
+        self.total = Total(call, splits) if self.together and call.parameters[True] else None
 
     def __call__(self, k, v, weight, parameter, rotary, stats, dstate, dk, dv, dweight) -> tuple[Tensor, Tensor | None]:
         """Fill dv, the weights' gradient and, with all heads together, dk, and return the parameter's; or what the sum
@@ -201,8 +211,8 @@ class BackwardPlan:
         self.settle = Settle(call, self.queries.splits)
         self.keys = None
         self.values = (FocusedKeys if call.focused(of_keys=True) else Keys)(call, dk, dv)
-        if call.focused(of_keys=True) and not call.together:
-            self.keys = Tokens(call, True, (call.k, call.v, token_strides(dk)), call.groups)
+        if call.focused(of_keys=True) and not self.values.together:
+            self.keys = Tokens(call, True, (call.k, call.v, token_strides(dk)), self.values.groups)
 
     def __call__(
         self,
