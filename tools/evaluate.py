@@ -10,6 +10,7 @@ import torch
 from .dense.figures import told
 from .dense.run import evaluate as measure_dense
 from .engine.checkpoint import AVERAGE, BEST, LAST
+from .engine.compilation import compiled
 from .engine.console import Console
 from .engine.datasets import open_images
 from .engine.distributed import Processes, connect
@@ -66,7 +67,7 @@ def measure_classifier(
         lay_channels_last(model)
     config = data_config(settings.data, model, test_size=released)
     loader = evaluation_loader(settings, images, config, processes)
-    forward = torch.compile(model) if settings.runtime.compile else model
+    forward = compiled(model) if settings.runtime.compile else model
     figures = measure(forward, loader, processes, console, settings.runtime.precision, settings.runtime.channels_last)
     size = "x".join(map(str, config["input_size"][1:]))
     console.print(

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ...models.accelerate import accelerate
+from ..engine.compilation import compiled
 from ..engine.modeling import lay_channels_last
 
 # With CUDA graphs ("reduce-overhead") a fast GPU does not wait for the CPU to launch kernels.
@@ -44,7 +45,7 @@ def step_of(
         accelerate(model, report=None, unmeasured=True)
     batch = batch_size(measure, size, device)
     images = torch.randn(batch, 3, size, size, device=device).contiguous(memory_format=torch.channels_last)
-    call = model if compilation == "none" else torch.compile(model, mode=compilation, dynamic=False)
+    call = model if compilation == "none" else compiled(model, compilation, dynamic=False)
     return (inference if measure == "infer" else training)(model, call, images)
 
 

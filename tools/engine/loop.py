@@ -16,6 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ..errors import UserError
 from .checkpoint import Checkpoint, CheckpointStore
+from .compilation import compiled
 from .console import Console
 from .curves import CURVES, draw_curves
 from .datasets import check_same_classes, open_images
@@ -80,10 +81,10 @@ class Trainer:
         if processes.size > 1:
             devices = [self.device.index] if self.device.type == "cuda" else None
             self.parallel = DistributedDataParallel(self.model, device_ids=devices, gradient_as_bucket_view=True)
-        self.forward = torch.compile(self.parallel) if runtime.compile else self.parallel
+        self.forward = compiled(self.parallel) if runtime.compile else self.parallel
         evaluated = {"": self.model} | ({"ema_": self.average.module} if self.average else {})
         self.evaluated = {
-            prefix: (model, torch.compile(model) if runtime.compile else model) for prefix, model in evaluated.items()
+            prefix: (model, compiled(model) if runtime.compile else model) for prefix, model in evaluated.items()
         }
 
         self.smoothing = 0.0 if self.loader.augmentation.mix else settings.augment.label_smoothing
