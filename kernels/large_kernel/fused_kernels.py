@@ -46,14 +46,14 @@ def project(
     gate = load_block(gate_ptr, n, gate_stride, m, tokens, channels).to(tl.float32)
     if HAS_OTHER:
         gated = load_block(other_ptr, n, other_stride, m, tokens, channels).to(tl.float32) * gate
-        at = gated_ptr + n.to(tl.int64)[:, None] * channels + m[None, :]
-        tl.store(at, gated.to(gated_ptr.dtype.element_ty), mask=inside)
+        gated_at = gated_ptr + n.to(tl.int64)[:, None] * channels + m[None, :]
+        tl.store(gated_at, gated.to(gated_ptr.dtype.element_ty), mask=inside)
     acc = tl.zeros([BLOCK, COLUMNS], tl.float32)
     for start in range(0, channels, DEPTH):
         k = start + tl.arange(0, DEPTH)
         a = load_block(a_ptr, n, a_stride, k, tokens, channels)
-        at = weight_ptr + k[:, None] * weight_strides[0] + m[None, :] * weight_strides[1]
-        w = tl.load(at, mask=(k < channels)[:, None] & (m < channels)[None, :], other=0.0)
+        w_at = weight_ptr + k[:, None] * weight_strides[0] + m[None, :] * weight_strides[1]
+        w = tl.load(w_at, mask=(k < channels)[:, None] & (m < channels)[None, :], other=0.0)
         acc += product(a, w, PRODUCT)
     if HAS_BIAS:
         acc += tl.load(bias_ptr + m, mask=m < channels, other=0.0).to(tl.float32)[None, :]

@@ -48,7 +48,7 @@ def differentiate(
     if not whole(dout):
         dgate, dpoint = project(spatial, weight.T, dout, bias, other=gate, out=out)
         # Plain products are cuBLAS's.
-        dspatial = (dpoint @ weight).view(dout.shape)
+        dspatial = (dpoint @ weight.to(dpoint.dtype)).view(dout.shape)
         return dgate, dspatial, *_differentiate_weight(dpoint, spatial, weight, bias)
     dgate = torch.empty(dout.shape, dtype=dout.dtype, device=dout.device) if out is None else out
     rows = [x.flatten(0, 2) for x in (dout, gate, spatial)]

@@ -20,9 +20,9 @@ CHUNK = 64
 """Of gradients of tokens and of focused keys, a program takes so many channels of a head or of neighbouring heads."""
 TOKEN_WARPS, TOKEN_RESIDENT = 8, 264
 """Warps of a program of `differentiate_tokens`, and how many programs with REGISTERS run at once."""
-STAGES = 2, 2
+STAGES = 3, 3
 """Blocks that it loads ahead, for queries and for keys."""
-KEY_WARPS, KEY_REGISTERS, KEY_RESIDENT, KEY_STAGES = 8, 128, 264, 2
+KEY_WARPS, KEY_REGISTERS, KEY_RESIDENT, KEY_STAGES = 8, 128, 264, 3
 """The same of `differentiate_focused_keys`, and registers of its threads."""
 WHOLE = {"unit", "softmax_channels"}
 """Maps that look at all channels of a head."""

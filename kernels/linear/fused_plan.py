@@ -25,7 +25,7 @@ MEASURED = (16, 512)
 SHIFTING = {"subtract", "magnitude_aware"}
 """Normalisers with a beta that is not zero."""
 PACKED = {
-    "reduce": {32: (32, 3, 12), 64: (16, 4, 8)},
+    "reduce": {32: (32, 3, 8), 64: (16, 4, 8)},
     "apply": {32: (32, 3, 16), 64: (32, 3, 8)},
 }
 """Of kernels of fused_focused.py, by the most channels of a head: tokens of a block, stages, warps at once on a

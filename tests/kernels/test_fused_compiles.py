@@ -125,10 +125,10 @@ for dtype in (torch.float32, torch.bfloat16):
 from saccade.kernels.large_kernel import fused
 from saccade.kernels.large_kernel.parameters import Parameters
 
-x = empty(2, 28, 28, 64)
-shapes = ((64, 1, 5, 5), (64, 1, 7, 7), (64, 64), (64,), (64,), (64,))
-parameters = Parameters(*(empty(*shape) for shape in shapes))
-for activation in (None, "gelu"):
+for channels, activation, dtype in (64, None, torch.bfloat16), (192, "gelu", torch.float32):
+    x = empty(2, 28, 28, channels)
+    shapes = ((channels, 1, 5, 5), (channels, 1, 7, 7), (channels, channels), (channels,), (channels,), (channels,))
+    parameters = Parameters(*(empty(*shape, dtype=dtype) for shape in shapes))
     out, *kept = fused.forward(x, parameters, (3, 3), activation)
     fused.backward(out, x, kept, parameters, (3, 3))
 """,
@@ -190,6 +190,7 @@ KERNELS = {
         "convolve_strips",
         "correlate_strips",
         "differentiate_point",
+        "differentiate_weight",
         "project",
         "settle",
     },
