@@ -36,7 +36,7 @@ class PatchDownsample(PatchStem):
     """A `PatchStem` on a channels-last map, over patches of 2 unless told: [B, H, W, in_dim] -> [B, h, w, dim]."""
 
     # Strided convolutions of channels_last maps round four times as much on CPUs (oneDNN), which shows in the logits.
-    memory_format = torch.contiguous_format
+    cpu_format = torch.contiguous_format
 
     def __init__(self, in_dim: int, dim: int, patch: int = 2, **kwargs: Any):
         super().__init__(in_dim, dim, patch, **kwargs)

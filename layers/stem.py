@@ -41,7 +41,7 @@ class PatchStem(nn.Module):
     Source: arXiv 2103.14030, as used by DiNAT_s, the isotropic models of arXiv 2209.15001, and arXiv 2203.11926.
     """
 
-    memory_format = torch.channels_last
+    cpu_format = torch.channels_last
 
     def __init__(
         self,
@@ -64,7 +64,7 @@ class PatchStem(nn.Module):
         pad_height, pad_width = self._lack(x.shape[-2]), self._lack(x.shape[-1])
         if pad_height or pad_width:
             x = F.pad(x, (0, pad_width, 0, pad_height))
-        x = x.contiguous(memory_format=self.memory_format)
+        x = x.contiguous(memory_format=self.cpu_format if x.device.type == "cpu" else torch.channels_last)
         # A batch norm would keep other strides, and all blocks after it.
         return self.norm(self.conv(x).permute(0, 2, 3, 1).contiguous())
 
