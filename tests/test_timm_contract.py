@@ -297,7 +297,7 @@ def test_compile(name):
         torch.testing.assert_close(compiled(image()), model(image()))
 
 
-@all_but_large
+@each_kind
 def test_export(name):
     model = build(name).eval()
     exported = torch.export.export(model, (image(),)).module()
