@@ -38,10 +38,14 @@ def convolve(
     flip: bool = False,
     epilogue: str = "",
     inner: Tensor | None = None,
+    arranged: Tensor | None = None,
 ) -> Tensor:
     """Return the convolution, with `flip` by the kernel turned round, after an `epilogue` that `finish` has.
 
     By default that adds `more` if it is given, and goes back through the GELU that `inner`, if given too, went into.
+
+    Args:
+        arranged: what `taps` makes of `weight`, where it is known.
     """
     epilogue = epilogue or ("" if more is None else "add" if inner is None else "add_slope")
     out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
@@ -62,7 +66,7 @@ def convolve(
         (tuple(dilation), kernel, flip, epilogue),
         *(x, bias, more, inner),
     )
-    plan(x, taps(weight), bias, more, out, inner)
+    plan(x, taps(weight) if arranged is None else arranged, bias, more, out, inner)
     return out
 
 
@@ -83,11 +87,14 @@ def correlate(
 
 
 def correlate_gelu(
-    x: Tensor, dout: Tensor, weight: Tensor, bias: Tensor | None, dilation: Sequence[int]
+    x: Tensor, dout: Tensor, weight: Tensor, bias: Tensor | None, dilation: Sequence[int], arranged: Tensor
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Return the gradients of what goes into the GELU, weight and bias, given that of the output.
 
     What goes into the GELU is convolved again, which reads no more than reading it back would.
+
+    Args:
+        arranged: what `taps` makes of `weight`.
     """
     dsums = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     if not x.numel():
@@ -100,9 +107,7 @@ def correlate_gelu(
         ("gelu", tuple(dilation), kernel),
         *(x, dout, weight, bias),
     )
-    dweight, dbias = plan(
-        x, taps(weight), bias, dout, dsums, weight.dtype, weight.dtype if bias is None else bias.dtype
-    )
+    dweight, dbias = plan(x, arranged, bias, dout, dsums, weight.dtype, weight.dtype if bias is None else bias.dtype)
     return dsums, dweight, None if bias is None else dbias
 
 
@@ -132,9 +137,10 @@ def backward(
     residual: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Return the gradients of x, weight and bias, given that of the output."""
-    x, dout = readable(x), readable(dout)
+    x, dout, arranged = readable(x), readable(dout), taps(weight)
     if activation:
-        dsums, dweight, dbias = correlate_gelu(x, dout, weight, bias, dilation)
+        dsums, dweight, dbias = correlate_gelu(x, dout, weight, bias, dilation, arranged)
     else:
         dsums, (dweight, dbias) = dout, correlate(x, dout, weight, bias, dilation)
-    return convolve(dsums, weight, None, dilation, dout if residual else None, flip=True), dweight, dbias
+    dx = convolve(dsums, weight, None, dilation, dout if residual else None, flip=True, arranged=arranged)
+    return dx, dweight, dbias

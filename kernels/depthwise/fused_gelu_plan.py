@@ -6,7 +6,7 @@ from ..launch import BoundKernel
 from .fused_gelu_strips import correlate_gelu_strips
 from .fused_plan import Call, Convolve, Correlate, Strides, Total
 
-PROGRAMS = 1584  # to aim for: 12 for each of 132 multiprocessors
+PROGRAMS = 3168  # to aim for: 24 for each of 132 multiprocessors, twice as many as run at a time
 REGISTERS = 168  # of a thread, which let so many run at a time
 MOST_TAPS = 9  # that a thread holds with their gradients and the inputs that they meet
 

@@ -110,7 +110,8 @@ for kernel in (3, 13):
     call = (x, empty(96, 1, kernel, kernel), None, (1, 1), "gelu", True)
     fused.forward(*call)
     fused.backward(x, *call)
-fused.correlate_gelu(x, x, empty(96, 1, 3, 5), None, (1, 1))
+weight = empty(96, 1, 3, 5)
+fused.correlate_gelu(x, x, weight, None, (1, 1), fused.taps(weight))
 """,
     "batch_norm": """
 from saccade.kernels.batch_norm import fused
