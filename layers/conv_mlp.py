@@ -1,5 +1,6 @@
 """MLPs with a convolution inside, which tells tokens their surroundings."""
 
+import torch.nn.functional as F
 from timm.layers import to_2tuple
 from torch import Tensor, nn
 
@@ -27,8 +28,20 @@ class ConvMLP(nn.Module):
         self.fc2 = nn.Linear(hidden_dim, dim)
         self.drop2 = nn.Dropout(drop2)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.drop2(self.fc2(self.drop1(self.dwconv(self.fc1(x)))))
+    @property
+    def takes_gain(self) -> bool:
+        """Whether `forward` takes a gain: nothing stands in for the last linear layer, or watches it."""
+        return type(self.fc2) is nn.Linear and not (self.fc2._forward_hooks or self.fc2._forward_pre_hooks)
+
+    def forward(self, x: Tensor, gain: Tensor | None = None) -> Tensor:
+        """Return the output, times `gain` [C] if there is one.
+
+        Its gradient comes out of that of the last layer's weight, not out of a pass over the map.
+        """
+        x = self.drop1(self.dwconv(self.fc1(x)))
+        if gain is None:
+            return self.drop2(self.fc2(x))
+        return self.drop2(F.linear(x, self.fc2.weight * gain[:, None], self.fc2.bias * gain))
 
 
 class ResidualConvMLP(nn.Module):
