@@ -340,7 +340,7 @@ def differentiate_tokens(
     if QUERIES:
         state = partial_ptr + (slot.to(tl.int64) * heads + head) * ENTRIES
         tl.store(state + pairs_at, dpairs, mask=diagonal)
-        tl.store(state + vector_at, summed(dkeys), mask=inside)
+        tl.store(state + vector_at, summed(dkeys), mask=(of_group < heads)[:, None])
         e = tl.arange(0, VALUE_WIDTH)
         values_at = (tl.arange(0, GROUP) * ENTRIES + PAIRS + WIDTH)[:, None] + e[None, :]
         known = (of_group < heads)[:, None] & ((e < VALUE_WIDTH) & (chunk == 0))[None, :]

@@ -1,0 +1,157 @@
+"""Backward kernel of the focused map with small whole powers: keys, values and the parameter in one pass over both.
+
+Programs are laid out as those of fused_focused.py, each warp a head of a run of tokens. With u = relu(x) + LEAST and
+scales c, a token's g = factor * lift^POWER and the state's gradient times c^POWER in its rows, dS and ds, psi is
+g u^POWER, dv = psi dS and d = v dS^T + ds. With A, the sum of psi . d over all heads,
+dk = u (POWER g u^(POWER - 2) d + A lift^2 c^2 (1 - POWER g^2 (c u)^(2 POWER - 2))).
+"""
+
+import triton
+import triton.language as tl
+
+from ..fused_rows import narrowed, product
+from .fused_focused import heads_at, heads_inside
+from .fused_maps import LEAST, head_scales, raised, sigmoid
+from .fused_tiles import within
+
+
+@triton.jit
+def load_bands(
+    ptr,
+    strides,
+    sample,
+    start,
+    last,
+    heads,
+    BLOCK: tl.constexpr,
+    GROUP: tl.constexpr,
+    D: tl.constexpr,
+    WIDTH: tl.constexpr,
+    EVEN: tl.constexpr,
+    WIDE: tl.constexpr,
+):
+    """Tokens from `start` on as rows, [BLOCK * GROUP, WIDTH]: 16 of each head, then the next 16.
+
+    A plain product gives each warp 16 rows in turn, so a warp gets those of one head.
+    """
+    row = tl.arange(0, BLOCK * GROUP)
+    n = start + row // (16 * GROUP) * 16 + row % 16
+    head = row // 16 % GROUP
+    c = tl.arange(0, WIDTH)
+    if WIDE:
+        at = n.to(tl.int64) * strides[1] + head.to(tl.int64) * strides[2]
+    else:
+        at = n * strides[1] + head * strides[2]
+    known = (within(n, last, EVEN) & (head < heads))[:, None] & (c < D)[None, :]
+    return tl.load(ptr + sample.to(tl.int64) * strides[0] + at[:, None] + c[None, :], mask=known, other=0.0)
+
+
+@triton.jit
+def of_bands(x, GROUP: tl.constexpr, BLOCK: tl.constexpr):
+    """Rows of `load_bands` as [GROUP, BLOCK, WIDTH]."""
+    bands = tl.permute(tl.reshape(x, (BLOCK // 16, GROUP, 16, x.shape[1])), (1, 0, 2, 3))
+    return tl.reshape(bands, (GROUP, BLOCK, x.shape[1]))
+
+
+@triton.jit(do_not_specialize=["tokens", "heads", "each"])
+def differentiate_packed_keys(
+    k_ptr,
+    v_ptr,
+    parameter_ptr,
+    stats_ptr,
+    dstate_ptr,
+    dk_ptr,
+    dv_ptr,
+    dparameter_ptr,
+    k_strides,
+    v_strides,
+    dk_strides,
+    dv_strides,
+    tokens,
+    heads,
+    each,
+    BLOCK: tl.constexpr,
+    POWER: tl.constexpr,
+    GROUP: tl.constexpr,
+    D: tl.constexpr,
+    WIDTH: tl.constexpr,
+    E: tl.constexpr,
+    VALUE_WIDTH: tl.constexpr,
+    HAS_PARAMETER: tl.constexpr,
+    EVEN: tl.constexpr,
+    WIDE: tl.constexpr,
+    PRODUCT: tl.constexpr,
+    STAGES: tl.constexpr,
+):
+    """dk and dv of the tokens that `reduce_focused` would take, and the parameter's gradient by programs."""
+    PAIRS: tl.constexpr = WIDTH * VALUE_WIDTH
+    ENTRIES: tl.constexpr = PAIRS + WIDTH + VALUE_WIDTH
+    sample = tl.program_id(1)
+    scales = head_scales(parameter_ptr, 0, heads, GROUP, D, WIDTH, HAS_PARAMETER)
+    squares, steep = scales * scales, raised(scales, POWER)
+    head = tl.arange(0, GROUP)
+    c = tl.arange(0, WIDTH)
+    e = tl.arange(0, VALUE_WIDTH)
+    state = dstate_ptr + (sample.to(tl.int64) * heads + head) * ENTRIES
+    known = (head < heads)[:, None]
+    pairs_at = state[:, None, None] + (c * VALUE_WIDTH)[None, :, None] + e[None, None, :]
+    dpairs = tl.load(pairs_at, mask=known[:, :, None], other=0.0) * steep[:, :, None]
+    channels = known & (c < D)[None, :]
+    dkeys = tl.load(state[:, None] + PAIRS + c[None, :], mask=channels, other=0.0) * steep
+    if PRODUCT == "bfloat16":
+        dpairs = dpairs.to(tl.bfloat16)
+    turned = tl.trans(dpairs, (0, 2, 1))
+    # Times one, keys are held by threads as the products that they meet. As a plain product of many warps it comes
+    # straight from shared memory.
+    PLAIN: tl.constexpr = GROUP >= 4
+    one = (c[:, None] == c[None, :]).to(k_ptr.dtype.element_ty)
+    if not PLAIN:
+        one = tl.broadcast_to(one[None, :, :], (GROUP, WIDTH, WIDTH))
+    dparameter = tl.zeros([GROUP, 8, WIDTH], tl.float32)
+    first = tl.program_id(0) * each
+    last = tl.minimum(first + each, tokens)
+    for start in tl.range(first, last, BLOCK, num_stages=STAGES):
+        n = start + tl.arange(0, BLOCK)
+        valid = within(n, last, EVEN)
+        inside = heads_inside(valid, heads, GROUP, D, WIDTH)
+        values_inside = heads_inside(valid, heads, GROUP, E, VALUE_WIDTH)
+        if PLAIN:
+            x = load_bands(k_ptr, k_strides, sample, start, last, heads, BLOCK, GROUP, D, WIDTH, EVEN, WIDE)
+            x = of_bands(tl.dot(x, one), GROUP, BLOCK)
+        else:
+            x = tl.load(heads_at(k_ptr, k_strides, sample, n, GROUP, WIDTH, WIDE), mask=inside, other=0.0)
+            x = tl.dot(x, one)
+        at = heads_at(v_ptr, v_strides, sample, n, GROUP, VALUE_WIDTH, WIDE)
+        value = tl.load(at, mask=values_inside, other=0.0)
+        at = stats_ptr + 2 * (sample.to(tl.int64) * tokens + n)
+        lift = tl.load(at, mask=valid, other=1.0)
+        # Zero where there is no token.
+        share = tl.load(at + 1, mask=valid, other=0.0) * raised(lift, POWER)
+        u = tl.maximum(x, 0.0) + LEAST
+        square = u * u
+        psi = square
+        if POWER == 3:
+            psi = psi * u
+        dv = product(psi * share[None, :, None], dpairs, PRODUCT)
+        at = heads_at(dv_ptr, dv_strides, sample, n, GROUP, VALUE_WIDTH, WIDE)
+        tl.store(at, narrowed(dv, dv_ptr), mask=values_inside)
+        d = product(value, turned, PRODUCT) + dkeys[:, None, :]
+        if POWER == 3:
+            d = d * u
+        along = tl.sum(tl.sum(d * square, 2), 0) * share * lift * lift
+        square = square * squares[:, None, :]
+        if POWER == 3:
+            square = square * square
+        tilt = along[None, :, None] - square * (along * share * share * POWER)[None, :, None]
+        dk = (tilt * squares[:, None, :] + d * (share * POWER)[None, :, None]) * u
+        if HAS_PARAMETER:
+            dparameter += tl.sum(tl.reshape(dk * u, (GROUP, BLOCK // 8, 8, WIDTH)), 1)
+        # It is greater where x > 0.
+        dk = tl.where(u > LEAST, dk, 0.0)
+        at = heads_at(dk_ptr, dk_strides, sample, n, GROUP, WIDTH, WIDE)
+        tl.store(at, narrowed(dk, dk_ptr), mask=inside)
+    if HAS_PARAMETER:
+        slot = tl.program_id(0) * tl.num_programs(1) + sample
+        parameter = tl.load(parameter_ptr + head[:, None] * D + c[None, :], mask=channels, other=0.0).to(tl.float32)
+        at = dparameter_ptr + (slot.to(tl.int64) * heads + head)[:, None] * D + c[None, :]
+        tl.store(at, -tl.sum(dparameter, 1) * scales * sigmoid(parameter), mask=channels)
