@@ -8,8 +8,9 @@ from torch import Tensor, empty, float32
 from ..launch import BoundKernel, token_strides
 from .fused_backward import balance, differentiate_tokens
 from .fused_backward_keys import differentiate_focused_keys, differentiate_keys
-from .fused_focused_plan import PackedKeys
-from .fused_plan import REGISTERS, Call, Settle, Total, turns
+from .fused_focused_queries import differentiate_focused_queries
+from .fused_kernels import total
+from .fused_plan import PACKED, REGISTERS, Call, Settle, packed_kernel, turns
 
 BALANCED = (16, 512)
 """Tokens and channels of the tiles of `balance`, or fewer channels and up to BALANCE_BLOCK tokens."""
@@ -24,6 +25,8 @@ STAGES = 3, 3
 """Blocks that it loads ahead, for queries and for keys."""
 KEY_WARPS, KEY_REGISTERS, KEY_RESIDENT, KEY_STAGES = 8, 128, 264, 3
 """The same of `differentiate_focused_keys`, and registers of its threads."""
+HEADS = 8
+"""At most, of the kernel that takes focused queries of all heads together."""
 WHOLE = {"unit", "softmax_channels"}
 """Maps that look at all channels of a head."""
 
@@ -33,6 +36,25 @@ def tile(call: Call) -> tuple[int, int]:
     widest = max(call.sizes["WIDTH"], call.sizes["VALUE_WIDTH"])
     group = max(1, min(triton.next_power_of_2(call.heads), CHUNK // widest))
     return group, 32 if call.sizes["PRODUCT"] == "ieee" or group * widest > CHUNK else 64
+
+
+class Total:
+    """Gradients of a map's parameters from programs' parts."""
+
+    def __init__(self, call: Call, splits: int):
+        entries, columns = call.heads * call.dim, 8
+        self.partial = (splits * call.batch, entries)
+        self.kernel = BoundKernel(
+            total, (-(-entries // columns), 1, 1), self.partial, {"BLOCK": 512, "COLUMNS": columns}, num_warps=8
+        )
+
+    def scratch(self, like: Tensor) -> Tensor:
+        return empty(self.partial, dtype=float32, device=like.device)
+
+    def __call__(self, partial: Tensor, parameter: Tensor) -> Tensor:
+        gradient = empty(parameter.shape, dtype=parameter.dtype, device=parameter.device)
+        self.kernel(partial, gradient)
+        return gradient
 
 
 class Balance:
@@ -116,6 +138,44 @@ class Tokens:
         return self.total(dparameter, parameter) if self.total else None
 
 
+class Queries:
+    """Gradients of queries, with the state's, by way of what they are divided by."""
+
+    def __init__(self, call: Call, out: Tensor, dout: Tensor, dq: Tensor):
+        self.balance = Balance(call, out, dout)
+        self.tokens = Tokens(call, False, (call.q, token_strides(dout), token_strides(dq)), 1)
+        self.splits = self.tokens.splits
+
+    def __call__(self, tensors, stats, state, sums, out, dout, dq, partial) -> Tensor | None:
+        """Fill dq and the state's gradient in parts; return the parameter's."""
+        q, _, _, _, parameter, _, rotary, _ = tensors
+        dsums, along = self.balance(out, dout, sums, state)
+        return self.tokens(q, parameter, (rotary, stats, sums, dsums, along, state, dout), dq, partial)
+
+
+class FocusedQueries:
+    """The same of focused queries, where a warp can hold a head's state and its gradient."""
+
+    def __init__(self, call: Call, out: Tensor, dout: Tensor, dq: Tensor):
+        strides = (call.q, *(token_strides(x) for x in (out, dout, dq)))
+        normalizer = call.form.normalizer
+        self.kernel, self.splits = packed_kernel(
+            call, differentiate_focused_queries, "queries", False, strides, NORMALIZER=normalizer
+        )
+        self.total = Total(call, self.splits) if call.parameters[False] else None
+
+    @staticmethod
+    def serves(call: Call) -> bool:
+        widest = max(call.sizes["WIDTH"], call.sizes["VALUE_WIDTH"])
+        return call.packed(of_keys=False) and widest <= max(PACKED["queries"]) and call.all_heads <= HEADS
+
+    def __call__(self, tensors, stats, state, sums, out, dout, dq, partial) -> Tensor | None:
+        q, _, _, _, parameter, *_ = tensors
+        dparameter = self.total.scratch(q) if self.total else None
+        self.kernel(q, parameter, stats, state, sums, out, dout, dq, partial, dparameter)
+        return self.total(dparameter, parameter) if self.total else None
+
+
 class Keys:
     """Gradients of keys, values and the keys' weights, but for focused keys."""
 
@@ -187,12 +247,10 @@ class BackwardPlan:
     """dq, dk, dv and the gradients of the keys' weights and of the maps' parameters, of a kind of call."""
 
     def __init__(self, call: Call, out: Tensor, dout: Tensor, dq: Tensor, dk: Tensor, dv: Tensor):
-        self.balance = Balance(call, out, dout)
-        self.queries = Tokens(call, False, (call.q, token_strides(dout), token_strides(dq)), 1)
+        self.queries = (FocusedQueries if FocusedQueries.serves(call) else Queries)(call, out, dout, dq)
         self.settle = Settle(call, self.queries.splits)
         self.keys = None
-        kind = PackedKeys if PackedKeys.serves(call) else FocusedKeys if call.focused(of_keys=True) else Keys
-        self.values = kind(call, dk, dv)
+        self.values = (FocusedKeys if call.focused(of_keys=True) else Keys)(call, dk, dv)
         if call.focused(of_keys=True) and not self.values.together:
             self.keys = Tokens(call, True, (call.k, call.v, token_strides(dk)), self.values.groups)
 
@@ -204,13 +262,11 @@ class BackwardPlan:
         gradients: Sequence[Tensor | None],
     ) -> list[Tensor | None]:
         """Fill dq, dk, dv and the gradient of the weights, and return those of the parameters."""
-        q, k, v, weight, query_parameter, key_parameter, query_rotary, key_rotary = tensors
+        q, k, v, weight, _, key_parameter, _, key_rotary = tensors
         state, query_stats, key_stats, sums, out = saved
         dq, dk, dv, dweight = gradients
-        dsums, along = self.balance(out, dout, sums, state)
         partial = self.settle.scratch(q)
-        given = (query_rotary, query_stats, sums, dsums, along, state, dout)
-        dquery = self.queries(q, query_parameter, given, dq, partial)
+        dquery = self.queries(tensors, query_stats, state, sums, out, dout, dq, partial)
         dstate = self.settle(partial)
         along, dkey = self.values(k, v, weight, key_parameter, key_rotary, key_stats, dstate, dk, dv, dweight)
         if self.keys:

@@ -9,7 +9,7 @@ from torch import Tensor, empty, float32
 from ..fused_rows import PRODUCTS
 from ..launch import BoundKernel, split, token_strides, wide
 from .fused_focused import apply_focused, reduce_focused
-from .fused_kernels import apply, measure, reduce, settle, total
+from .fused_kernels import apply, measure, reduce, settle
 from .reference import Form
 
 MULTIPROCESSORS = 132
@@ -27,14 +27,15 @@ SHIFTING = {"subtract", "magnitude_aware"}
 PACKED = {
     "reduce": {32: (32, 3, 8), 64: (16, 4, 8)},
     "apply": {32: (32, 3, 16), 64: (32, 3, 8)},
+    "queries": {32: (16, 3, 12)},
 }
-"""Of kernels of fused_focused.py, by the most channels of a head: tokens of a block, stages, warps at once on a
+"""Of kernels of all heads at once, by the most channels of a head: tokens of a block, stages, warps at once on a
 multiprocessor."""
 PACKED_CHANNELS = 512
 """Of all heads, at most, that those kernels take together."""
 PACKED_POWERS = (2, 3)
 PACKED_PRODUCTS = ("bfloat16", "tf32")
-SHARED = 226 << 10  # bytes of shared memory of a program that they may need
+SHARED = 220 << 10  # bytes of shared memory of a program that they may need
 
 
 def turns(tokens: int, block: int, others: int, resident: int) -> tuple[int, int]:
@@ -253,25 +254,6 @@ class Settle:
         state = empty(self.state, dtype=float32, device=partial.device)
         self.kernel(partial, state)
         return state
-
-
-class Total:
-    """Gradients of a map's parameters from programs' parts."""
-
-    def __init__(self, call: Call, splits: int):
-        entries, columns = call.heads * call.dim, 8
-        self.partial = (splits * call.batch, entries)
-        self.kernel = BoundKernel(
-            total, (-(-entries // columns), 1, 1), self.partial, {"BLOCK": 512, "COLUMNS": columns}, num_warps=8
-        )
-
-    def scratch(self, like: Tensor) -> Tensor:
-        return empty(self.partial, dtype=float32, device=like.device)
-
-    def __call__(self, partial: Tensor, parameter: Tensor) -> Tensor:
-        gradient = empty(parameter.shape, dtype=parameter.dtype, device=parameter.device)
-        self.kernel(partial, gradient)
-        return gradient
 
 
 class Reduce:
