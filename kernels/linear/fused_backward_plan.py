@@ -8,9 +8,9 @@ from torch import Tensor, empty, float32
 from ..launch import BoundKernel, token_strides
 from .fused_backward import balance, differentiate_tokens
 from .fused_backward_keys import differentiate_focused_keys, differentiate_keys
+from .fused_focused_plan import PackedKeys
 from .fused_focused_queries import differentiate_focused_queries
-from .fused_kernels import total
-from .fused_plan import PACKED, REGISTERS, Call, Settle, packed_kernel, turns
+from .fused_plan import PACKED, REGISTERS, Call, Settle, Total, packed_kernel, turns
 
 BALANCED = (16, 512)
 """Tokens and channels of the tiles of `balance`, or fewer channels and up to BALANCE_BLOCK tokens."""
@@ -36,25 +36,6 @@ def tile(call: Call) -> tuple[int, int]:
     widest = max(call.sizes["WIDTH"], call.sizes["VALUE_WIDTH"])
     group = max(1, min(triton.next_power_of_2(call.heads), CHUNK // widest))
     return group, 32 if call.sizes["PRODUCT"] == "ieee" or group * widest > CHUNK else 64
-
-
-class Total:
-    """Gradients of a map's parameters from programs' parts."""
-
-    def __init__(self, call: Call, splits: int):
-        entries, columns = call.heads * call.dim, 8
-        self.partial = (splits * call.batch, entries)
-        self.kernel = BoundKernel(
-            total, (-(-entries // columns), 1, 1), self.partial, {"BLOCK": 512, "COLUMNS": columns}, num_warps=8
-        )
-
-    def scratch(self, like: Tensor) -> Tensor:
-        return empty(self.partial, dtype=float32, device=like.device)
-
-    def __call__(self, partial: Tensor, parameter: Tensor) -> Tensor:
-        gradient = empty(parameter.shape, dtype=parameter.dtype, device=parameter.device)
-        self.kernel(partial, gradient)
-        return gradient
 
 
 class Balance:
@@ -250,7 +231,8 @@ class BackwardPlan:
         self.queries = (FocusedQueries if FocusedQueries.serves(call) else Queries)(call, out, dout, dq)
         self.settle = Settle(call, self.queries.splits)
         self.keys = None
-        self.values = (FocusedKeys if call.focused(of_keys=True) else Keys)(call, dk, dv)
+        kind = PackedKeys if PackedKeys.serves(call) else FocusedKeys if call.focused(of_keys=True) else Keys
+        self.values = kind(call, dk, dv)
         if call.focused(of_keys=True) and not self.values.together:
             self.keys = Tokens(call, True, (call.k, call.v, token_strides(dk)), self.values.groups)
 

@@ -91,6 +91,7 @@ run("elu_plus_one", 4, torch.bfloat16, weighted=True, rotated=True)
 for dtype in (torch.bfloat16, torch.float16, torch.float32):
     run("focused", 8, dtype)
 run("focused", 8, torch.bfloat16, power=2.5)
+run("focused", 8, torch.bfloat16, weighted=True)
 """,
     "agent": """
 from saccade.kernels.agent import fused
@@ -168,6 +169,7 @@ KERNELS = {
         "differentiate_focused_keys",
         "differentiate_focused_queries",
         "differentiate_keys",
+        "differentiate_packed_keys",
         "differentiate_tokens",
         "measure",
         "reduce",
