@@ -16,13 +16,14 @@ from .fused_tiles import within
 
 
 @triton.jit
-def load_bands(
+def bands_at(
     ptr,
     strides,
     sample,
     start,
     last,
     heads,
+    BAND: tl.constexpr,
     BLOCK: tl.constexpr,
     GROUP: tl.constexpr,
     D: tl.constexpr,
@@ -30,27 +31,35 @@ def load_bands(
     EVEN: tl.constexpr,
     WIDE: tl.constexpr,
 ):
-    """Tokens from `start` on as rows, [BLOCK * GROUP, WIDTH]: 16 of each head, then the next 16.
+    """Pointers to tokens from `start` on as rows, [BLOCK * GROUP, WIDTH], BAND of each head, then the next BAND, and
+    where there are any.
 
-    A plain product gives each warp 16 rows in turn, so a warp gets those of one head.
+    Warps take rows of a matrix in turn, so many that each gets those of one head.
     """
     row = tl.arange(0, BLOCK * GROUP)
-    n = start + row // (16 * GROUP) * 16 + row % 16
-    head = row // 16 % GROUP
+    n = start + row // (BAND * GROUP) * BAND + row % BAND
+    head = row // BAND % GROUP
     c = tl.arange(0, WIDTH)
     if WIDE:
         at = n.to(tl.int64) * strides[1] + head.to(tl.int64) * strides[2]
     else:
         at = n * strides[1] + head * strides[2]
     known = (within(n, last, EVEN) & (head < heads))[:, None] & (c < D)[None, :]
-    return tl.load(ptr + sample.to(tl.int64) * strides[0] + at[:, None] + c[None, :], mask=known, other=0.0)
+    return ptr + sample.to(tl.int64) * strides[0] + at[:, None] + c[None, :], known
 
 
 @triton.jit
-def of_bands(x, GROUP: tl.constexpr, BLOCK: tl.constexpr):
-    """Rows of `load_bands` as [GROUP, BLOCK, WIDTH]."""
-    bands = tl.permute(tl.reshape(x, (BLOCK // 16, GROUP, 16, x.shape[1])), (1, 0, 2, 3))
+def from_bands(x, BAND: tl.constexpr, GROUP: tl.constexpr, BLOCK: tl.constexpr):
+    """Rows of `bands_at` as [GROUP, BLOCK, WIDTH]."""
+    bands = tl.permute(tl.reshape(x, (BLOCK // BAND, GROUP, BAND, x.shape[1])), (1, 0, 2, 3))
     return tl.reshape(bands, (GROUP, BLOCK, x.shape[1]))
+
+
+@triton.jit
+def to_bands(x, BAND: tl.constexpr):
+    """[GROUP, BLOCK, WIDTH] as rows of `bands_at`."""
+    bands = tl.reshape(x, (x.shape[0], x.shape[1] // BAND, BAND, x.shape[2]))
+    return tl.reshape(tl.permute(bands, (1, 0, 2, 3)), (x.shape[0] * x.shape[1], x.shape[2]))
 
 
 @triton.jit(do_not_specialize=["tokens", "heads", "each"])
@@ -86,6 +95,9 @@ def differentiate_packed_keys(
     """dk and dv of the tokens that `reduce_focused` would take, and the parameter's gradient by programs."""
     PAIRS: tl.constexpr = WIDTH * VALUE_WIDTH
     ENTRIES: tl.constexpr = PAIRS + WIDTH + VALUE_WIDTH
+    # Rows that a warp stores at once.
+    BAND: tl.constexpr = 256 // WIDTH
+    VALUE_BAND: tl.constexpr = 256 // VALUE_WIDTH
     sample = tl.program_id(1)
     scales = head_scales(parameter_ptr, 0, heads, GROUP, D, WIDTH, HAS_PARAMETER)
     squares, steep = scales * scales, raised(scales, POWER)
@@ -93,10 +105,10 @@ def differentiate_packed_keys(
     c = tl.arange(0, WIDTH)
     e = tl.arange(0, VALUE_WIDTH)
     state = dstate_ptr + (sample.to(tl.int64) * heads + head) * ENTRIES
-    known = (head < heads)[:, None]
+    of_heads = (head < heads)[:, None]
     pairs_at = state[:, None, None] + (c * VALUE_WIDTH)[None, :, None] + e[None, None, :]
-    dpairs = tl.load(pairs_at, mask=known[:, :, None], other=0.0) * steep[:, :, None]
-    channels = known & (c < D)[None, :]
+    dpairs = tl.load(pairs_at, mask=of_heads[:, :, None], other=0.0) * steep[:, :, None]
+    channels = of_heads & (c < D)[None, :]
     dkeys = tl.load(state[:, None] + PAIRS + c[None, :], mask=channels, other=0.0) * steep
     if PRODUCT == "bfloat16":
         dpairs = dpairs.to(tl.bfloat16)
@@ -116,8 +128,8 @@ def differentiate_packed_keys(
         inside = heads_inside(valid, heads, GROUP, D, WIDTH)
         values_inside = heads_inside(valid, heads, GROUP, E, VALUE_WIDTH)
         if PLAIN:
-            x = load_bands(k_ptr, k_strides, sample, start, last, heads, BLOCK, GROUP, D, WIDTH, EVEN, WIDE)
-            x = of_bands(tl.dot(x, one), GROUP, BLOCK)
+            at, known = bands_at(k_ptr, k_strides, sample, start, last, heads, 16, BLOCK, GROUP, D, WIDTH, EVEN, WIDE)
+            x = from_bands(tl.dot(tl.load(at, mask=known, other=0.0), one), 16, GROUP, BLOCK)
         else:
             x = tl.load(heads_at(k_ptr, k_strides, sample, n, GROUP, WIDTH, WIDE), mask=inside, other=0.0)
             x = tl.dot(x, one)
@@ -133,8 +145,10 @@ def differentiate_packed_keys(
         if POWER == 3:
             psi = psi * u
         dv = product(psi * share[None, :, None], dpairs, PRODUCT)
-        at = heads_at(dv_ptr, dv_strides, sample, n, GROUP, VALUE_WIDTH, WIDE)
-        tl.store(at, narrowed(dv, dv_ptr), mask=values_inside)
+        at, known = bands_at(
+            dv_ptr, dv_strides, sample, start, last, heads, VALUE_BAND, BLOCK, GROUP, E, VALUE_WIDTH, EVEN, WIDE
+        )
+        tl.store(at, to_bands(narrowed(dv, dv_ptr), VALUE_BAND), mask=known)
         d = product(value, turned, PRODUCT) + dkeys[:, None, :]
         if POWER == 3:
             d = d * u
@@ -148,8 +162,8 @@ def differentiate_packed_keys(
             dparameter += tl.sum(tl.reshape(dk * u, (GROUP, BLOCK // 8, 8, WIDTH)), 1)
         # It is greater where x > 0.
         dk = tl.where(u > LEAST, dk, 0.0)
-        at = heads_at(dk_ptr, dk_strides, sample, n, GROUP, WIDTH, WIDE)
-        tl.store(at, narrowed(dk, dk_ptr), mask=inside)
+        at, known = bands_at(dk_ptr, dk_strides, sample, start, last, heads, BAND, BLOCK, GROUP, D, WIDTH, EVEN, WIDE)
+        tl.store(at, to_bands(narrowed(dk, dk_ptr), BAND), mask=known)
     if HAS_PARAMETER:
         slot = tl.program_id(0) * tl.num_programs(1) + sample
         parameter = tl.load(parameter_ptr + head[:, None] * D + c[None, :], mask=channels, other=0.0).to(tl.float32)
