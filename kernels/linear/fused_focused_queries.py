@@ -10,6 +10,7 @@ import triton.language as tl
 
 from ..fused_rows import narrowed, product
 from .fused_focused import BOOST, ROOT, heads_at, heads_inside, unscaled
+from .fused_focused_keys import bands_at, to_bands
 from .fused_maps import LEAST, head_scales, normalizer, normalizer_pullback, raised, sigmoid
 from .fused_tiles import within
 
@@ -80,6 +81,8 @@ def differentiate_focused_queries(
     """
     PAIRS: tl.constexpr = WIDTH * VALUE_WIDTH
     ENTRIES: tl.constexpr = PAIRS + WIDTH + VALUE_WIDTH
+    # Rows that a warp stores at once.
+    BAND: tl.constexpr = 256 // WIDTH
     sample = tl.program_id(1)
     scales = head_scales(parameter_ptr, 0, heads, GROUP, D, WIDTH, HAS_PARAMETER)
     squares = scales * scales
@@ -142,8 +145,8 @@ def differentiate_focused_queries(
             dparameter += over_rows(du * u)
         # u is greater where x > 0.
         dx = tl.where(u > LEAST, du, 0.0)
-        inside = heads_inside(valid, heads, GROUP, D, WIDTH)
-        tl.store(heads_at(dq_ptr, dq_strides, sample, n, GROUP, WIDTH, WIDE), narrowed(dx, dq_ptr), mask=inside)
+        at, inside = bands_at(dq_ptr, dq_strides, sample, start, last, heads, BAND, BLOCK, GROUP, D, WIDTH, EVEN, WIDE)
+        tl.store(at, to_bands(narrowed(dx, dq_ptr), BAND), mask=inside)
     slot = tl.program_id(0) * tl.num_programs(1) + sample
     state = partial_ptr + slot.to(tl.int64) * heads * ENTRIES
     tl.store(state + pairs_at, dpairs * steep[:, None, :], mask=there[:, :, None])
