@@ -3,7 +3,7 @@
 Programs are laid out as those of fused_focused.py, each warp a head of a run of tokens. With u = relu(x) + LEAST and
 scales c, a token's g = factor * lift^POWER and the state's gradient times c^POWER in its rows, dS and ds, psi is
 g u^POWER, dv = psi dS and d = v dS^T + ds. With A, the sum of psi . d over all heads,
-dk = u (POWER g u^(POWER - 2) d + A lift^2 c^2 (1 - POWER g^2 (c u)^(2 POWER - 2))).
+dk = POWER w d + A lift^2 c^2 u (1 - POWER (c^(POWER - 1) w)^2) where w = g u^(POWER - 1).
 """
 
 import triton
@@ -101,6 +101,7 @@ def differentiate_packed_keys(
     sample = tl.program_id(1)
     scales = head_scales(parameter_ptr, 0, heads, GROUP, D, WIDTH, HAS_PARAMETER)
     squares, steep = scales * scales, raised(scales, POWER)
+    bends = squares if POWER == 3 else scales
     head = tl.arange(0, GROUP)
     c = tl.arange(0, WIDTH)
     e = tl.arange(0, VALUE_WIDTH)
@@ -140,24 +141,19 @@ def differentiate_packed_keys(
         # Zero where there is no token.
         share = tl.load(at + 1, mask=valid, other=0.0) * raised(lift, POWER)
         u = tl.maximum(x, 0.0) + LEAST
-        square = u * u
-        psi = square
-        if POWER == 3:
-            psi = psi * u
-        dv = product(psi * share[None, :, None], dpairs, PRODUCT)
+        bent = u * u if POWER == 3 else u
+        bent = bent * share[None, :, None]
+        dv = product(bent * u, dpairs, PRODUCT)
         at, known = bands_at(
             dv_ptr, dv_strides, sample, start, last, heads, VALUE_BAND, BLOCK, GROUP, E, VALUE_WIDTH, EVEN, WIDE
         )
         tl.store(at, to_bands(narrowed(dv, dv_ptr), VALUE_BAND), mask=known)
         d = product(value, turned, PRODUCT) + dkeys[:, None, :]
-        if POWER == 3:
-            d = d * u
-        along = tl.sum(tl.sum(d * square, 2), 0) * share * lift * lift
-        square = square * squares[:, None, :]
-        if POWER == 3:
-            square = square * square
-        tilt = along[None, :, None] - square * (along * share * share * POWER)[None, :, None]
-        dk = (tilt * squares[:, None, :] + d * (share * POWER)[None, :, None]) * u
+        d = d * bent
+        along = tl.sum(tl.sum(d * u, 2), 0) * lift * lift
+        bent = bent * bends[:, None, :]
+        tilt = along[None, :, None] - bent * bent * (along * POWER)[None, :, None]
+        dk = d * POWER + u * squares[:, None, :] * tilt
         if HAS_PARAMETER:
             dparameter += tl.sum(tl.reshape(dk * u, (GROUP, BLOCK // 8, 8, WIDTH)), 1)
         # It is greater where x > 0.
