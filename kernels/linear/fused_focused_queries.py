@@ -93,15 +93,14 @@ def differentiate_focused_queries(
     d = tl.arange(0, WIDTH)
     e = tl.arange(0, VALUE_WIDTH)
     there = (head < heads)[:, None]
-    # Turned over, [values, keys].
-    pairs_at = (head * ENTRIES)[:, None, None] + (d * VALUE_WIDTH)[None, None, :] + e[None, :, None]
+    pairs_at = (head * ENTRIES)[:, None, None] + (d * VALUE_WIDTH)[None, :, None] + e[None, None, :]
     keys_at = (head * ENTRIES + PAIRS)[:, None] + d[None, :]
     state = state_ptr + sample.to(tl.int64) * heads * ENTRIES
-    pairs = tl.load(state + pairs_at, mask=there[:, :, None], other=0.0) * steep[:, None, :]
+    pairs = tl.load(state + pairs_at, mask=there[:, :, None], other=0.0) * steep[:, :, None]
     keys = tl.load(state + keys_at, mask=there, other=0.0) * steep
     if PRODUCT == "bfloat16":
         pairs = pairs.to(tl.bfloat16)
-    dpairs = tl.zeros([GROUP, VALUE_WIDTH, WIDTH], tl.float32)
+    dpairs = tl.zeros([GROUP, WIDTH, VALUE_WIDTH], tl.float32)
     dkeys = tl.zeros([GROUP, 8, WIDTH], tl.float32)
     dparameter = tl.zeros([GROUP, 8, WIDTH], tl.float32)
     first = tl.program_id(0) * each
@@ -115,8 +114,6 @@ def differentiate_focused_queries(
         out = tl.load(heads_at(out_ptr, out_strides, sample, n, GROUP, VALUE_WIDTH, WIDE), mask=inside, other=0.0)
         at = heads_at(dout_ptr, dout_strides, sample, n, GROUP, VALUE_WIDTH, WIDE)
         dout = tl.load(at, mask=inside, other=0.0)
-        # Once more, turned over as pointers: only what products take as it was loaded is loaded ahead.
-        turned = tl.load(tl.trans(at, (0, 2, 1)), mask=tl.trans(inside, (0, 2, 1)), other=0.0)
         token = sample.to(tl.int64) * tokens + n
         known = there & valid[None, :]
         t = tl.load(sums_ptr + token[None, :] * heads + head[:, None], mask=known, other=1.0)
@@ -131,10 +128,10 @@ def differentiate_focused_queries(
         alpha, dt = alpha * share[None, :], dt * share[None, :]
         u = unscaled(x, PRODUCT)
         bent = raised(u, POWER)
-        dbent = product(dout, pairs, PRODUCT) * (alpha * POWER)[:, :, None]
+        dbent = product(dout, tl.trans(pairs, (0, 2, 1)), PRODUCT) * (alpha * POWER)[:, :, None]
         dbent += (dt * POWER)[:, :, None] * keys[:, None, :]
         bent = widened(bent, PRODUCT)
-        dpairs += product(turned, bent * alpha[:, :, None], PRODUCT)
+        dpairs += product(tl.trans(bent * alpha[:, :, None], (0, 2, 1)), dout, PRODUCT)
         dkeys += over_rows(bent * dt[:, :, None])
         dbent -= bent * powers[:, None, :] * tilt[None, :, None]
         u = widened(u, PRODUCT)
@@ -149,7 +146,7 @@ def differentiate_focused_queries(
         tl.store(at, to_bands(narrowed(dx, dq_ptr), BAND), mask=inside)
     slot = tl.program_id(0) * tl.num_programs(1) + sample
     state = partial_ptr + slot.to(tl.int64) * heads * ENTRIES
-    tl.store(state + pairs_at, dpairs * steep[:, None, :], mask=there[:, :, None])
+    tl.store(state + pairs_at, dpairs * steep[:, :, None], mask=there[:, :, None])
     tl.store(state + keys_at, tl.sum(dkeys, 1) * steep, mask=there)
     values_at = (head * ENTRIES + PAIRS + WIDTH)[:, None] + e[None, :]
     tl.store(state + values_at, tl.zeros([GROUP, VALUE_WIDTH], tl.float32), mask=there)
