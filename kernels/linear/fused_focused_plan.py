@@ -6,7 +6,7 @@ from ..launch import BoundKernel, token_strides
 from .fused_focused_keys import differentiate_packed_keys
 from .fused_plan import MULTIPROCESSORS, Call, Total, turns
 
-PACKED_KEYS = {32: (16, 3, 16), 64: (16, 3, 8)}
+PACKED_KEYS = {32: (16, 3, 12), 64: (16, 3, 8)}
 """By the most channels of a head: tokens of a block, stages, warps at once on a multiprocessor."""
 PACKED_STATES = 128 << 10  # bytes of two copies of the state's gradient, at most, beside tiles in shared memory
 

@@ -119,7 +119,7 @@ def test_compile_computes_the_same(trained, monkeypatch):
     """Training and evaluation forward are both compiled; with a backend that is quick to compile."""
     compiled_modules, compiler = [], torch.compile
 
-    def quick(module):
+    def quick(module, **settings):
         compiled_modules.append(module)
         return compiler(module, backend="aot_eager")
 
