@@ -53,7 +53,9 @@ def linear_attention(
 
     Returns:
         [B, *spatial, heads, E] in the dtype of v, differentiable once in every tensor. Features and sums are taken in
-        float32 (float64 for float64 inputs); where float16 would overflow, it holds its largest number.
+        float32 (float64 for float64 inputs); where float16 would overflow, it holds its largest number. The fused
+        kernels of the focused map with a power of 2 or 3 take features of bfloat16 tensors in bfloat16, and in half
+        precision want scaled entries of at most 3e5, whose powers they sum.
 
     Raises:
         ValueError: a name is unknown, or a tensor has a shape, dtype or device that does not fit.
