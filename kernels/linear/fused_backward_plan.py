@@ -8,7 +8,7 @@ from torch import Tensor, empty, float32
 from ..launch import BoundKernel, token_strides
 from .fused_backward import balance, differentiate_tokens
 from .fused_backward_keys import differentiate_focused_keys, differentiate_keys
-from .fused_focused_plan import PackedKeys
+from .fused_focused_keys import differentiate_packed_keys
 from .fused_focused_queries import differentiate_focused_queries
 from .fused_plan import PACKED, REGISTERS, Call, Settle, Total, packed_kernel, turns
 
@@ -27,6 +27,8 @@ KEY_WARPS, KEY_REGISTERS, KEY_RESIDENT, KEY_STAGES = 8, 128, 264, 3
 """The same of `differentiate_focused_keys`, and registers of its threads."""
 HEADS = 8
 """At most, of the kernel that takes focused queries of all heads together."""
+PACKED_STATES = 128 << 10
+"""Bytes of two copies of the state's gradient, at most, beside tiles in shared memory, where keys are packed."""
 WHOLE = {"unit", "softmax_channels"}
 """Maps that look at all channels of a head."""
 
@@ -222,6 +224,29 @@ class FocusedKeys:
         dparameter = self.total.scratch(k) if self.total else None
         self.kernel(k, v, weight, parameter, rotary, stats, dstate, dk, dv, dweight, dparameter, along)
         return along, self.total(dparameter, parameter) if self.total else None
+
+
+class PackedKeys:
+    """Gradients of focused keys and of values, all heads of a token in a program."""
+
+    together = True
+
+    def __init__(self, call: Call, dk: Tensor, dv: Tensor):
+        arguments = (call.k, call.v, token_strides(dk), token_strides(dv))
+        self.kernel, splits = packed_kernel(call, differentiate_packed_keys, "keys", True, arguments)
+        self.total = Total(call, splits) if call.parameters[True] else None
+
+    @staticmethod
+    def serves(call: Call) -> bool:
+        entry = 2 if call.sizes["PRODUCT"] == "bfloat16" else 4
+        copies = 2 * call.all_heads * call.sizes["WIDTH"] * call.sizes["VALUE_WIDTH"] * entry
+        return call.packed(of_keys=True) and copies <= PACKED_STATES
+
+    def __call__(self, k, v, weight, parameter, rotary, stats, dstate, dk, dv, dweight) -> tuple[None, Tensor | None]:
+        """Fill dk and dv and return the parameter's gradient."""
+        dparameter = self.total.scratch(k) if self.total else None
+        self.kernel(k, v, parameter, stats, dstate, dk, dv, dparameter)
+        return None, self.total(dparameter, parameter) if self.total else None
 
 
 class BackwardPlan:

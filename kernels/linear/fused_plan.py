@@ -28,6 +28,7 @@ PACKED = {
     "reduce": {32: (32, 3, 8), 64: (16, 4, 8)},
     "apply": {32: (32, 3, 16), 64: (32, 3, 8)},
     "queries": {32: (16, 3, 12)},
+    "keys": {32: (16, 3, 12), 64: (16, 3, 8)},
 }
 """Of kernels of all heads at once, by the most channels of a head: tokens of a block, stages, warps at once on a
 multiprocessor."""
@@ -166,7 +167,9 @@ class Call:
 def packed_kernel(
     call: Call, kernel, name: str, of_keys: bool, arguments: Sequence, **constants
 ) -> tuple[BoundKernel, int]:
-    """Return a kernel of fused_focused.py, a warp of which takes a head, and in how many splits it takes tokens."""
+    """Return a kernel of the kind of fused_focused.py, a warp of which takes a head, and in how many splits it takes
+    tokens.
+    """
     tokens = call.keys if of_keys else call.queries
     width = max(call.sizes["WIDTH"], call.sizes["VALUE_WIDTH"])
     block, stages, warps = next(sizes for most, sizes in PACKED[name].items() if width <= most)
@@ -176,6 +179,8 @@ def packed_kernel(
     splits, each = turns(tokens, block, call.batch, MULTIPROCESSORS * max(1, warps // call.all_heads))
     eps = () if of_keys else (call.form.eps,)
     described = call.map(of_keys)
+    if "STAGES" in kernel.arg_names:
+        constants["STAGES"] = stages
     bound = BoundKernel(
         kernel,
         (splits, call.batch, 1),
