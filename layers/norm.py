@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..kernels import autocast
+from ..kernels import autocast, dispatch
 from ..kernels.batch_norm import batch_norm
 
 
@@ -23,7 +23,9 @@ class BatchNorm(nn.BatchNorm2d):
 
     @property
     def _usual(self) -> bool:
-        return self.affine and self.track_running_stats and self.momentum is not None
+        """Whether our operator serves these settings, and a backend that is forced: else torch's does."""
+        served = dispatch.requested() in ("auto", *batch_norm.operator.backends)
+        return served and self.affine and self.track_running_stats and self.momentum is not None
 
     def _train(self, x: Tensor) -> Tensor:
         """Normalise by our operator: compilers keep copies of centred maps for the gradient of torch's."""

@@ -110,6 +110,14 @@ def test_layer_keeps_statistics_as_torch_does():
     assert distance(ours.eval()(x), theirs.eval()(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)) < 1e-5
 
 
+def test_layer_leaves_to_torch_what_the_operator_lacks():
+    assert BatchNorm(6)._usual
+    for unusual in ({"affine": False}, {"track_running_stats": False}, {"momentum": None}):
+        assert not BatchNorm(6, **unusual)._usual
+    with saccade.backend("blocked"):
+        assert not BatchNorm(6)._usual
+
+
 def test_layer_under_autocast_branches_off_in_its_dtype():
     norm, x = BatchNorm(6), torch.randn(2, 4, 4, 6)
     for training in (True, False):
