@@ -16,7 +16,7 @@ class BatchNorm(nn.BatchNorm2d):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.training and x.is_cuda and self._usual and x.shape[:-1].numel() > 1:
+        if torch.compiler.is_compiling() and self.training and x.is_cuda and self._usual and x.shape[:-1].numel() > 1:
             return self._train(x)
         out = super().forward(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         return autocast.cast(out)[0]
@@ -28,7 +28,10 @@ class BatchNorm(nn.BatchNorm2d):
         return served and self.affine and self.track_running_stats and self.momentum is not None
 
     def _train(self, x: Tensor) -> Tensor:
-        """Normalise by our operator: compilers keep copies of centred maps for the gradient of torch's."""
+        """Normalise by our operator: of torch's, compilers keep copies of centred maps for the gradient.
+
+        Uncompiled, torch's keeps none, and is launched sooner.
+        """
         out, mean, var = batch_norm(x, self.weight, self.bias, self.eps)
         count = x.shape[:-1].numel()
         with torch.no_grad():
