@@ -52,7 +52,8 @@ class SyncBatchNorm(nn.SyncBatchNorm):
     """`BatchNorm` over the images of all processes, on GPUs; state dict as torch.nn.BatchNorm2d."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        out = super().forward(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        return autocast.cast(out)[0]
 
 
 def synchronize(module: nn.Module) -> None:
