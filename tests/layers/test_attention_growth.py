@@ -15,7 +15,7 @@ MIXERS = {"focused": {}, "agent": {"agent_num": 9}, "inline": {}, "gla": {}}
 # Maps of a first stage, with stride 4; a doubling of the side is four times the tokens.
 SIDES = (56, 112, 224)
 LIMIT = 4.6
-ROUNDS = 12
+ROUNDS, LOOKS = 12, 5
 
 
 def first_stage(name: str) -> torch.nn.Module:
@@ -46,13 +46,19 @@ def test_time(name):
     maps = [torch.randn(1, side, side, 96) for side in SIDES]
     taken = [[] for _ in maps]
     with torch.inference_mode():
-        for _ in range(1 + ROUNDS):
-            for x, times in zip(maps, taken, strict=True):
-                start = time.process_time()
-                mixer(x)
-                times.append(time.process_time() - start)
-    least = [min(times[1:]) for times in taken]
-    growth = [large / small for small, large in pairwise(least)]
+        for x in maps:
+            mixer(x)
+        # What else a machine does only ever adds time, for minutes at that: look longer before saying that it is ours.
+        for _ in range(LOOKS):
+            for _ in range(ROUNDS):
+                for x, times in zip(maps, taken, strict=True):
+                    start = time.process_time()
+                    mixer(x)
+                    times.append(time.process_time() - start)
+            least = [min(times) for times in taken]
+            growth = [large / small for small, large in pairwise(least)]
+            # Over both doublings: where a map leaves a cache, one doubling costs more and the other less.
+            if math.prod(growth) <= LIMIT ** len(growth):
+                break
     print(f"{name}: {[round(1e3 * t, 1) for t in least]} ms at sides {SIDES}, growth {[round(g, 2) for g in growth]}")
-    # Over both doublings: where a map leaves a cache, one doubling costs more and the other less.
     assert math.prod(growth) <= LIMIT ** len(growth)
