@@ -17,10 +17,12 @@ def off(x: Tensor) -> AbstractContextManager:
     return torch.autocast(device, enabled=False) if is_on(device) else nullcontext()
 
 
+def dtype_of(x: Tensor, device: str) -> torch.dtype:
+    """Return the dtype that autocast on a type of device gives a tensor; float64 stays what it is."""
+    return x.dtype if x.dtype == torch.float64 or not is_on(device) else torch.get_autocast_dtype(device)
+
+
 def cast(*tensors: Tensor) -> tuple[Tensor, ...]:
     """Return the tensors in the autocast dtype where autocast is on; float64 stays what it is."""
     device = tensors[0].device.type
-    if not is_on(device):
-        return tensors
-    dtype = torch.get_autocast_dtype(device)
-    return tuple(x if x.dtype == torch.float64 else x.to(dtype) for x in tensors)
+    return tuple(x.to(dtype_of(x, device)) for x in tensors) if is_on(device) else tensors

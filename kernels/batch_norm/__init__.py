@@ -40,9 +40,7 @@ def _describe(
         check_parameter(name, parameter, x.shape[-1:], x)
     if x.shape[:-1].numel() == 1:
         raise ValueError(f"x has shape {list(x.shape)}; valid: more than one token, to have a variance")
-    device = x.device.type
-    kept = x.dtype == torch.float64 or not autocast.is_on(device)
-    return x, weight, bias, float(eps), x.dtype if kept else torch.get_autocast_dtype(device)
+    return x, weight, bias, float(eps), autocast.dtype_of(x, x.device.type)
 
 
 batch_norm.operator = OPERATOR
