@@ -1,5 +1,6 @@
 """MLPs with a convolution inside, which tells tokens their surroundings."""
 
+import torch
 import torch.nn.functional as F
 from timm.layers import to_2tuple
 from torch import Tensor, nn
@@ -30,18 +31,32 @@ class ConvMLP(nn.Module):
 
     @property
     def takes_gain(self) -> bool:
-        """Whether `forward` takes a gain: nothing stands in for the last linear layer, or watches it."""
-        return type(self.fc2) is nn.Linear and not (self.fc2._forward_hooks or self.fc2._forward_pre_hooks)
+        """Whether `forward` takes a gain."""
+        return _plain(self.fc2)
 
     def forward(self, x: Tensor, gain: Tensor | None = None) -> Tensor:
         """Return the output, times `gain` [C] if there is one.
 
         Its gradient comes out of that of the last layer's weight, not out of a pass over the map.
         """
-        x = self.drop1(self.dwconv(self.fc1(x)))
+        x = self.drop1(self._expand(x))
         if gain is None:
             return self.drop2(self.fc2(x))
         return self.drop2(F.linear(x, self.fc2.weight * gain[:, None], self.fc2.bias * gain))
+
+    def _expand(self, x: Tensor) -> Tensor:
+        """Return what the convolution makes of the first linear layer's output.
+
+        In compiled training the gradient of that layer's bias is taken where the map's is made, not from the map.
+        """
+        if torch.compiler.is_compiling() and torch.is_grad_enabled() and _plain(self.fc1):
+            return self.dwconv(F.linear(x, self.fc1.weight, self.fc1.bias.detach()), x_bias=self.fc1.bias)
+        return self.dwconv(self.fc1(x))
+
+
+def _plain(linear: nn.Module) -> bool:
+    """Return whether nothing stands in for a linear layer, or watches it."""
+    return type(linear) is nn.Linear and not (linear._forward_hooks or linear._forward_pre_hooks)
 
 
 class ResidualConvMLP(nn.Module):

@@ -59,6 +59,20 @@ def activate(x: Tensor, *parameters: Tensor, dilation: tuple[int, int] = (1, 1))
     return x + F.gelu(convolve(x, *parameters, dilation=dilation))
 
 
+def convolve_biased(x, weight, bias=None, x_bias=None, dilation=(1, 1)) -> Tensor:
+    """Return torch's depthwise convolution of a map plus a bias."""
+    return convolve(x if x_bias is None else x + x_bias, weight, bias, dilation)
+
+
+def ours_biased(x, weight, bias=None, x_bias=None, **options) -> Tensor:
+    """Return our depthwise convolution of a map plus a bias, whose gradient comes out of the convolution's."""
+    return depthwise_conv2d(x if x_bias is None else x + x_bias.detach(), weight, bias, x_bias=x_bias, **options)
+
+
+ours_biased.operator = depthwise_conv2d.operator
+ours_biased.describe = lambda *tensors, **options: depthwise_conv2d.describe(*tensors[:3], **options)
+
+
 def attend(x, local_weight, spatial_weight, point_weight, *biases, dilation):
     """Return large kernel attention by torch's convolutions."""
     local_bias, spatial_bias, point_bias = biases or (None, None, None)
@@ -89,12 +103,19 @@ class Operator:
         return [tensors[i].requires_grad_() for i in self.takes if i < len(tensors)]
 
     def __str__(self) -> str:
-        return " ".join((self.name, *(key for key, value in self.options.items() if value)))
+        name = f"{self.name} of biased" if self.function is ours_biased else self.name
+        return " ".join((name, *(key for key, value in self.options.items() if value)))
 
 
 OPERATORS = [
     Operator("depthwise_conv2d", depthwise_conv2d, convolve, (0, 2, 5), {"activation": None, "residual": False}),
     Operator("depthwise_conv2d", depthwise_conv2d, activate, (0, 2, 5), {"activation": "gelu", "residual": True}),
+    Operator("depthwise_conv2d", ours_biased, convolve_biased, (0, 2, 5, 6), {"activation": None, "residual": False}),
     Operator("large_kernel_attention", large_kernel_attention, attend, tuple(range(7)), {"activation": None}),
     Operator("large_kernel_attention", large_kernel_attention, attend_active, tuple(range(7)), {"activation": "gelu"}),
 ]
+
+
+def widest(name: str) -> Operator:
+    """Return the operator of a name that takes the most tensors."""
+    return max((operator for operator in OPERATORS if operator.name == name), key=lambda operator: len(operator.takes))

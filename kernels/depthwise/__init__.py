@@ -19,6 +19,7 @@ def depthwise_conv2d(
     dilation: int | Sequence[int] = 1,
     activation: str | None = None,
     residual: bool = False,
+    x_bias: Tensor | None = None,
 ) -> Tensor:
     """Convolve each channel of a channels-last map with its own kernel, zero-padded to keep the map.
 
@@ -29,6 +30,8 @@ def depthwise_conv2d(
         dilation: steps between the taps of the kernel; one value, or one for rows and one for columns.
         activation: "gelu" for GELU, with the error function, of the convolution with its bias; or None.
         residual: whether x is added at the end.
+        x_bias: [C], a bias that has been added to x already, without its gradient: that is the sum of x's, which comes
+            in the same pass over the map.
 
     Returns:
         [B, H, W, C] in the dtype of x, differentiable once. Everything before the output is in float32 (float64 for
@@ -38,11 +41,12 @@ def depthwise_conv2d(
         ValueError: an argument has a shape, dtype, device or value that is not valid.
     """
     (x,) = cast(x)
-    return call(*_describe(x, weight, bias, dilation, activation, residual), dispatch.requested())
+    _, _, _, *settings = _describe(x, weight, bias, dilation, activation, residual, x_bias)
+    return call(x, weight, bias, x_bias, *settings, dispatch.requested())
 
 
-def _describe(x, weight, bias=None, dilation=1, activation=None, residual=False) -> tuple:
-    dilation = check_convolution(x, weight, bias, dilation, activation)
+def _describe(x, weight, bias=None, dilation=1, activation=None, residual=False, x_bias=None) -> tuple:
+    dilation = check_convolution(x, weight, bias, dilation, activation, x_bias)
     return x, weight, bias, dilation, activation, residual
 
 

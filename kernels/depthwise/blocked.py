@@ -86,8 +86,9 @@ def backward(
     dilation: Sequence[int],
     activation: str | None = None,
     residual: bool = False,
+    totals: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Return the gradients of x, weight and bias, given that of the output."""
+    """Return the gradients of x, weight and bias, given that of the output; fill `totals` [C] with the sums of x's."""
     wide, dwide = widen(x), widen(dout)
     dsums = torch.ops.aten.gelu_backward(dwide, _convolve(wide, weight, bias, dilation)) if activation else dwide
     phases, dphases = _split(wide, dilation), _split(dsums, dilation)
@@ -110,4 +111,6 @@ def backward(
     dx = _join(dx.permute(0, 2, 3, 1), dilation, wide)
     if residual:
         dx += dwide
+    if totals is not None:
+        totals.copy_(dx.sum((0, 1, 2)))
     return dx.to(x.dtype), dweight, None if bias is None else dbias.to(bias.dtype)

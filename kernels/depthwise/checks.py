@@ -32,9 +32,13 @@ def check_activation(activation: str | None) -> None:
         raise ValueError(f"activation={activation!r}; valid: None, {', '.join(map(repr, ACTIVATIONS))}")
 
 
-def check_convolution(x: Tensor, weight: Tensor, bias: Tensor | None, dilation, activation) -> tuple[int, int]:
+def check_convolution(
+    x: Tensor, weight: Tensor, bias: Tensor | None, dilation, activation, x_bias: Tensor | None
+) -> tuple[int, int]:
     """Check the arguments of a depthwise convolution and return its dilation of rows and of columns."""
     check_activation(activation)
     check_map("x", x)
     check_kernel("", weight, bias, x)
+    if x_bias is not None:
+        check_parameter("x_bias", x_bias, x.shape[-1:], x)
     return check_dilation(dilation)

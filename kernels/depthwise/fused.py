@@ -39,6 +39,7 @@ def convolve(
     epilogue: str = "",
     inner: Tensor | None = None,
     arranged: Tensor | None = None,
+    totals: Tensor | None = None,
 ) -> Tensor:
     """Return the convolution, with `flip` by the kernel turned round, after an `epilogue` that `finish` has.
 
@@ -46,10 +47,13 @@ def convolve(
 
     Args:
         arranged: what `taps` makes of `weight`, where it is known.
+        totals: [C], to be filled with the sums of what is returned.
     """
     epilogue = epilogue or ("" if more is None else "add" if inner is None else "add_slope")
     out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     if not out.numel():
+        if totals is not None:
+            totals.zero_()
         return out
     kernel = tuple(weight.shape[2:])
     plan = _plans(
@@ -62,11 +66,12 @@ def convolve(
             flip,
             epilogue,
             None if inner is None else inner.stride(),
+            totals is not None,
         ),
         (tuple(dilation), kernel, flip, epilogue),
-        *(x, bias, more, inner),
+        *(x, bias, more, inner, totals),
     )
-    plan(x, taps(weight) if arranged is None else arranged, bias, more, out, inner)
+    plan(x, taps(weight) if arranged is None else arranged, bias, more, out, inner, totals)
     return out
 
 
@@ -135,12 +140,15 @@ def backward(
     dilation: Sequence[int],
     activation: str | None = None,
     residual: bool = False,
+    totals: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Return the gradients of x, weight and bias, given that of the output."""
+    """Return the gradients of x, weight and bias, given that of the output; fill `totals` [C] with the sums of x's."""
     x, dout, arranged = readable(x), readable(dout), taps(weight)
     if activation:
         dsums, dweight, dbias = correlate_gelu(x, dout, weight, bias, dilation, arranged)
     else:
         dsums, (dweight, dbias) = dout, correlate(x, dout, weight, bias, dilation)
-    dx = convolve(dsums, weight, None, dilation, dout if residual else None, flip=True, arranged=arranged)
+    dx = convolve(
+        dsums, weight, None, dilation, dout if residual else None, flip=True, arranged=arranged, totals=totals
+    )
     return dx, dweight, dbias

@@ -4,7 +4,7 @@ from torch import Tensor, dtype
 
 from ..launch import BoundKernel
 from .fused_gelu_strips import correlate_gelu_strips
-from .fused_plan import Call, Convolve, Correlate, Strides, Total
+from .fused_plan import Call, Convolve, Correlate, Gradients, Strides
 
 PROGRAMS = 3168  # to aim for: 24 for each of 132 multiprocessors, twice as many as run at a time
 REGISTERS = 168  # of a thread, which let so many run at a time
@@ -31,13 +31,13 @@ class OnePass:
             maxnreg=REGISTERS,
             num_warps=1,
         )
-        self.total = Total(call, programs, call.used)
+        self.gradients = Gradients(call, programs, call.used)
 
     def __call__(self, x: Tensor, taps: Tensor, bias: Tensor | None, dout: Tensor, dsums: Tensor, *dtypes: dtype):
         """Fill `dsums`, and return the gradients of weights and bias, in these dtypes."""
-        partial = self.total.partial(x)
+        partial = self.gradients.partial(x)
         self.kernel(x, taps, bias, dout, dsums, partial)
-        return self.total(partial, *dtypes)
+        return self.gradients(partial, *dtypes)
 
 
 class TwoPasses:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import triton
 from torch import Tensor, dtype, empty, float32
 
+from ..fused_total import Total
 from ..launch import BoundKernel, wide
 from .fused_correlate import correlate_strips
 from .fused_kernels import convolve, correlate
@@ -136,10 +137,13 @@ class Convolve:
         flip: bool = False,
         epilogue: str = "",
         inner: Strides | None = None,
+        totalled: bool = False,
     ):
         strides = (x[:3], (more or out)[:3], (inner or out)[:3], out[:3])
         kind = {"HAS_BIAS": biased, "EPILOGUE": epilogue, "FLIP": flip}
-        if call.strips is None:
+        self.by_strips = call.strips is not None
+        self.total = Total(call.strips.count, call.channels) if totalled and self.by_strips else None
+        if not self.by_strips:
             self.kernel = BoundKernel(
                 convolve,
                 (call.tiles, call.blocks, 1),
@@ -157,6 +161,7 @@ class Convolve:
                     **full,
                     **call.strips.sizes,
                     **call.strips.steps(X=x, MORE=more or out, INNER=inner or out, OUT=out),
+                    "OVERLAP": call.strips.overlap,
                     "AHEAD": call.strips.ahead,
                     **kind,
                 },
@@ -171,8 +176,18 @@ class Convolve:
         more: Tensor | None,
         out: Tensor,
         inner: Tensor | None = None,
+        totals: Tensor | None = None,
     ) -> None:
-        self.kernel(x, taps, bias, more, inner, out)
+        """Fill `out`, and if the plan was made for it `totals` [C] with the sums of the outputs."""
+        tensors = (x, taps, bias, more, inner, out)
+        if self.total:
+            partial = self.total.partial(x)
+            self.kernel(*tensors, partial)
+            self.total.fill(partial, totals)
+            return
+        self.kernel(*tensors, *((None,) if self.by_strips else ()))
+        if totals is not None:
+            totals.copy_(out.sum((0, 1, 2), dtype=float32))
 
 
 class Correlate:
@@ -211,18 +226,18 @@ class Correlate:
                 # Else the compiler aims for more warps than there are, and puts off loads for it.
                 **({"maxnreg": 128} if strips.sizes["KH"] * strips.sizes["KW"] <= 9 else {}),
             )
-        self.total = Total(call, programs, call.used if call.strips else kernel)
+        self.gradients = Gradients(call, programs, call.used if call.strips else kernel)
 
     def __call__(
         self, x: Tensor, dout: Tensor, weight_dtype: dtype = float32, bias_dtype: dtype = float32
     ) -> tuple[Tensor, Tensor]:
         """Return the gradients of the weights as [C, 1, KH, KW] and of the bias; one plan is for one pair of dtypes."""
-        partial = self.total.partial(x)
+        partial = self.gradients.partial(x)
         self.kernel(x, dout, partial)
-        return self.total(partial, weight_dtype, bias_dtype)
+        return self.gradients(partial, weight_dtype, bias_dtype)
 
 
-class Total:
+class Gradients:
     """The gradients of weights and bias of a kind of call from what programs left of those of the `used` taps."""
 
     def __init__(self, call: Call, programs: int, used: tuple[int, int]):

@@ -214,15 +214,24 @@ def store_places(
     sums,
     more,
     inner,
+    total,
+    low,
     high,
     here,
     valid,
     STEP: tl.constexpr,
+    BEFORE: tl.constexpr,
     AFTER: tl.constexpr,
     EVEN: tl.constexpr,
     EPILOGUE: tl.constexpr,
     MORE_DTYPE: tl.constexpr,
+    TOTALS: tl.constexpr,
 ):
+    """Store a row of outputs if `valid`; return `total`, with TOTALS plus the outputs from place `low` on.
+
+    Those before it are of the strip before, as only the first BEFORE can be.
+    """
+    row = tl.zeros(total.shape, tl.float32)
     if reads_more(EPILOGUE):
         more = unpack(more, MORE_DTYPE)
     if reads_inner(EPILOGUE):
@@ -234,6 +243,13 @@ def store_places(
         beside = more[q] if reads_more(EPILOGUE) else None
         out = finish(sums[q], beside, inner[q] if reads_inner(EPILOGUE) else None, EPILOGUE)
         tl.store(line + q * STEP, out.to(line.dtype.element_ty), mask=inside)
+        if TOTALS:
+            if q < BEFORE:
+                out = tl.where(q >= low, out, 0.0)
+            if q >= len(sums) - AFTER:
+                out = tl.where(q < high, out, 0.0)
+            row += out
+    return total + tl.where(valid, row, 0.0) if TOTALS else total
 
 
 @triton.jit(do_not_specialize=["height", "width", "rows"])
@@ -244,6 +260,7 @@ def convolve_strips(
     more_ptr,
     inner_ptr,
     out_ptr,
+    totals_ptr,
     x_strides,
     more_strides,
     inner_strides,
@@ -265,6 +282,7 @@ def convolve_strips(
     COLUMNS: tl.constexpr,
     WHOLE: tl.constexpr,
     AFTER: tl.constexpr,
+    OVERLAP: tl.constexpr,
     CHANNELS: tl.constexpr,
     AHEAD: tl.constexpr,
     EVEN: tl.constexpr,
@@ -272,7 +290,8 @@ def convolve_strips(
     EPILOGUE: tl.constexpr,
     FLIP: tl.constexpr,
 ):
-    """Output of a strip, a block of channels; EPILOGUE is that of `finish`.
+    """Output of a strip, a block of channels; EPILOGUE is that of `finish`. If there is a `totals_ptr`, the sum of the
+    outputs goes there, [strips, channels].
 
     `weight_ptr` is [FULL_KH, FULL_KW, channels] in float32, of which the middle KH x KW can meet the map; FLIP turns
     the kernel round, as the gradient of the input does. WHOLE says that a strip has all columns of a residue, of which
@@ -284,7 +303,7 @@ def convolve_strips(
     MORE_DTYPE: tl.constexpr = more_ptr.dtype.element_ty if reads_more(EPILOGUE) else None
     strip, c = strip_and_channels(channels, CHANNELS)
     image, residue_y, residue_x, first, left = strip_spot(strip, height, width, step_y, step_x, rows, COLUMNS)
-    left, _, low, high, _ = strip_columns(left, residue_x, width, step_x, COLUMNS, BEFORE, WHOLE)
+    left, moved, low, high, _ = strip_columns(left, residue_x, width, step_x, COLUMNS, BEFORE, WHOLE)
     here = c < channels
     start, end = input_rows(first, residue_y, height, step_y, rows, KH)
     # Rows of zeros before the first make the number of rows a multiple of AHEAD.
@@ -314,6 +333,8 @@ def convolve_strips(
         inner_row = row_step(inner_strides, step_y)
     taps = load_taps(weight_ptr, c, here, channels, FULL_KH, FULL_KW, KH, KW, EVEN, FLIP)
     bias = tl.load(bias_ptr + c, mask=here, other=0.0).to(tl.float32) if HAS_BIAS else None
+    TOTALS: tl.constexpr = totals_ptr is not None
+    total = tl.zeros([CHANNELS], tl.float32)
     # Sums of the rows of outputs that the next row of inputs serves too, the first first.
     acc = zeros((KH - 1) * COLUMNS, CHANNELS)
     if HAS_BIAS:
@@ -337,19 +358,23 @@ def convolve_strips(
                 inner = load_beside(inner_line, high - BEFORE, here, wanted, INNER_STEP, COLUMNS, AFTER, EVEN)
                 inner_line += inner_row
             added = add_line(acc, line, taps, KH, KW, COLUMNS, LEFT, WIDTH, bias)
-            store_places(
+            total = store_places(
                 out_line,
                 added[:COLUMNS],
                 more,
                 inner,
+                total,
+                moved,
                 high - BEFORE,
                 here,
                 wanted,
                 OUT_STEP,
+                OVERLAP,
                 AFTER,
                 EVEN,
                 EPILOGUE,
                 MORE_DTYPE,
+                TOTALS,
             )
             out_line += out_row
             acc = added[COLUMNS:]
@@ -363,19 +388,25 @@ def convolve_strips(
         if reads_inner(EPILOGUE):
             inner = load_beside(inner_line, high - BEFORE, here, wanted, INNER_STEP, COLUMNS, AFTER, EVEN)
             inner_line += inner_row
-        store_places(
+        total = store_places(
             out_line,
             acc[:COLUMNS],
             more,
             inner,
+            total,
+            moved,
             high - BEFORE,
             here,
             wanted,
             OUT_STEP,
+            OVERLAP,
             AFTER,
             EVEN,
             EPILOGUE,
             MORE_DTYPE,
+            TOTALS,
         )
         out_line += out_row
         acc = acc[COLUMNS:] + zeros(COLUMNS, CHANNELS)
+    if TOTALS:
+        tl.store(totals_ptr + strip.to(tl.int64) * channels + c, total, mask=here)

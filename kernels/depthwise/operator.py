@@ -11,6 +11,8 @@ from ..autograd import differentiable, differentiable_once, fold_into_batch
 from ..dispatch import Operator
 
 OPERATOR = Operator(__package__, ("fused", "blocked", "reference"))
+PARAMETERS = 3
+"""Weight and biases that the op takes after x, or None."""
 
 
 @torch.library.custom_op("saccade::depthwise_conv2d", mutates_args=())
@@ -18,6 +20,7 @@ def convolution(
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None,
+    x_bias: Tensor | None,
     dilation: Sequence[int],
     activation: str | None,
     residual: bool,
@@ -38,40 +41,42 @@ def convolution_backward(
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None,
+    x_bias: Tensor | None,
     dilation: Sequence[int],
     activation: str | None,
     residual: bool,
     backend: str,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     problem = (x, weight, bias, dilation, activation, residual)
-    dx, dweight, dbias = OPERATOR.choose(backend, "backward", *problem).backward(dout, *problem)
+    totals = None if x_bias is None else torch.empty_like(x_bias)
+    dx, *gradients = OPERATOR.choose(backend, "backward", *problem).backward(dout, *problem, totals)
     # A custom op returns tensors only: no bias is an empty gradient.
-    return dx, dweight, x.new_empty(0) if dbias is None else dbias
+    return dx, *(x.new_empty(0) if gradient is None else gradient for gradient in (*gradients, totals))
 
 
 @convolution_backward.register_fake
-def _(dout, x, weight, bias, *settings):
-    dbias = x.new_empty(0) if bias is None else bias.new_empty(bias.shape)
-    return x.new_empty(x.shape), weight.new_empty(weight.shape), dbias
+def _(dout, x, *rest):
+    return x.new_empty(x.shape), *(x.new_empty(0) if p is None else p.new_empty(p.shape) for p in rest[:PARAMETERS])
 
 
 def _save(ctx, inputs, output):
-    x, weight, bias, *ctx.settings = inputs
-    ctx.save_for_backward(x, weight, bias)
+    ctx.settings = inputs[1 + PARAMETERS :]
+    ctx.save_for_backward(*inputs[: 1 + PARAMETERS])
 
 
 def _gradients(ctx, dout):
-    x, weight, bias = ctx.saved_tensors
-    dx, dweight, dbias = call_backward(dout, x, weight, bias, *ctx.settings)
-    return dx, dweight, None if bias is None else dbias, *(None for _ in ctx.settings)
+    x, *parameters = ctx.saved_tensors
+    dx, *gradients = call_backward(dout, x, *parameters, *ctx.settings)
+    given = (None if p is None else gradient for p, gradient in zip(parameters, gradients, strict=True))
+    return dx, *given, *(None for _ in ctx.settings)
 
 
 call = differentiable(
-    convolution, _save, _gradients, fold_into_batch(lambda *inputs: call(*inputs), tensors=3, shared=(1, 2))
+    convolution, _save, _gradients, fold_into_batch(lambda *inputs: call(*inputs), tensors=4, shared=(1, 2, 3))
 )
 call_backward = differentiable_once(
     convolution_backward,
-    fold_into_batch(lambda *inputs: call_backward(*inputs), tensors=4, shared=(2, 3), sums_over_batch=True),
+    fold_into_batch(lambda *inputs: call_backward(*inputs), tensors=5, shared=(2, 3, 4), sums_over_batch=True),
 )
 
 
@@ -87,7 +92,7 @@ def _forward_flops(x_shape, weight_shape, *rest, out_shape=None, **kwargs) -> in
 
 @register_flop_formula(torch.ops.saccade.depthwise_conv2d_backward)
 def _backward_flops(
-    dout_shape, x_shape, weight_shape, bias_shape, dilation, activation, *rest, out_shape=None, **kwargs
+    dout_shape, x_shape, weight_shape, bias_shape, x_bias_shape, dilation, activation, *rest, out_shape=None, **kwargs
 ) -> int:
     # With an activation the convolution is taken again.
     return (6 if activation else 4) * products(x_shape, weight_shape)

@@ -71,8 +71,9 @@ def backward(
     dilation: Sequence[int],
     activation: str | None = None,
     residual: bool = False,
+    totals: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Return the gradients of x, weight and bias, given that of the output."""
+    """Return the gradients of x, weight and bias, given that of the output; fill `totals` [C] with the sums of x's."""
     wide, dwide, taps = widen(x), widen(dout), weight[:, 0].to(widen(x).dtype)
     if activation:
         dwide = torch.ops.aten.gelu_backward(dwide, _convolve(wide, weight, bias, dilation))
@@ -87,5 +88,7 @@ def backward(
     dx = dpadded[:, reach[0] : reach[0] + x.shape[1], reach[1] : reach[1] + x.shape[2]]
     if residual:
         dx = dx + widen(dout)
+    if totals is not None:
+        totals.copy_(dx.sum((0, 1, 2)))
     dbias = None if bias is None else dwide.sum((0, 1, 2)).to(bias.dtype)
     return dx.to(x.dtype).contiguous(), dtaps.unsqueeze(1).to(weight.dtype), dbias

@@ -5,12 +5,13 @@ from collections.abc import Sequence
 import triton
 from torch import Tensor, empty, float32
 
+from ..fused_total import Total
 from ..launch import BoundKernel, token_strides
 from .fused_backward import balance, differentiate_tokens
 from .fused_backward_keys import differentiate_focused_keys, differentiate_keys
 from .fused_focused_keys import differentiate_packed_keys
 from .fused_focused_queries import differentiate_focused_queries
-from .fused_plan import PACKED, REGISTERS, Call, Settle, Total, packed_kernel, turns
+from .fused_plan import PACKED, REGISTERS, Call, Settle, packed_kernel, turns
 
 BALANCED = (16, 512)
 """Tokens and channels of the tiles of `balance`, or fewer channels and up to BALANCE_BLOCK tokens."""
@@ -105,7 +106,7 @@ class Tokens:
             num_warps=TOKEN_WARPS,
             maxnreg=REGISTERS if call.sizes["PRODUCT"] != "ieee" else None,
         )
-        self.total = Total(call, self.splits) if call.parameters[of_keys] else None
+        self.total = Total(self.splits * call.batch, call.heads * call.dim) if call.parameters[of_keys] else None
 
     def __call__(
         self,
@@ -116,7 +117,7 @@ class Tokens:
         partial: Tensor | None = None,
     ) -> Tensor | None:
         """Fill dx, and with queries the state's gradient in parts; return the parameter's."""
-        dparameter = self.total.scratch(x) if self.total else None
+        dparameter = self.total.partial(x) if self.total else None
         self.kernel(x, parameter, *given, dx, partial, dparameter)
         return self.total(dparameter, parameter) if self.total else None
 
@@ -145,7 +146,7 @@ class FocusedQueries:
         self.kernel, self.splits = packed_kernel(
             call, differentiate_focused_queries, "queries", False, strides, NORMALIZER=normalizer
         )
-        self.total = Total(call, self.splits) if call.parameters[False] else None
+        self.total = Total(self.splits * call.batch, call.heads * call.dim) if call.parameters[False] else None
 
     @staticmethod
     def serves(call: Call) -> bool:
@@ -154,7 +155,7 @@ class FocusedQueries:
 
     def __call__(self, tensors, stats, state, sums, out, dout, dq, partial) -> Tensor | None:
         q, _, _, _, parameter, *_ = tensors
-        dparameter = self.total.scratch(q) if self.total else None
+        dparameter = self.total.partial(q) if self.total else None
         self.kernel(q, parameter, stats, state, sums, out, dout, dq, partial, dparameter)
         return self.total(dparameter, parameter) if self.total else None
 
@@ -214,14 +215,16 @@ class FocusedKeys:
             num_warps=KEY_WARPS,
             maxnreg=KEY_REGISTERS if call.sizes["PRODUCT"] != "ieee" else None,
         )
-        self.total = Total(call, splits) if self.together and call.parameters[True] else None
+        self.total = (
+            Total(splits * call.batch, call.heads * call.dim) if self.together and call.parameters[True] else None
+        )
 
     def __call__(self, k, v, weight, parameter, rotary, stats, dstate, dk, dv, dweight) -> tuple[Tensor, Tensor | None]:
         """Fill dv, the weights' gradient and, with all heads together, dk, and return the parameter's; or what the sum
         over heads of features times their gradients is made of.
         """
         along = empty(self.along, dtype=float32, device=k.device)
-        dparameter = self.total.scratch(k) if self.total else None
+        dparameter = self.total.partial(k) if self.total else None
         self.kernel(k, v, weight, parameter, rotary, stats, dstate, dk, dv, dweight, dparameter, along)
         return along, self.total(dparameter, parameter) if self.total else None
 
@@ -234,7 +237,7 @@ class PackedKeys:
     def __init__(self, call: Call, dk: Tensor, dv: Tensor):
         arguments = (call.k, call.v, token_strides(dk), token_strides(dv))
         self.kernel, splits = packed_kernel(call, differentiate_packed_keys, "keys", True, arguments)
-        self.total = Total(call, splits) if call.parameters[True] else None
+        self.total = Total(splits * call.batch, call.heads * call.dim) if call.parameters[True] else None
 
     @staticmethod
     def serves(call: Call) -> bool:
@@ -244,7 +247,7 @@ class PackedKeys:
 
     def __call__(self, k, v, weight, parameter, rotary, stats, dstate, dk, dv, dweight) -> tuple[None, Tensor | None]:
         """Fill dk and dv and return the parameter's gradient."""
-        dparameter = self.total.scratch(k) if self.total else None
+        dparameter = self.total.partial(k) if self.total else None
         self.kernel(k, v, parameter, stats, dstate, dk, dv, dparameter)
         return None, self.total(dparameter, parameter) if self.total else None
 

@@ -8,7 +8,7 @@ Sums over tokens of rows are kept apart for each row of a block until the loop e
 import triton
 import triton.language as tl
 
-from ..fused_rows import narrowed, product
+from ..fused_rows import product
 from .fused_maps import features, head_scales, lengths, normalizer, positive, raised, turned
 from .fused_tiles import (
     load_row,
@@ -193,19 +193,6 @@ def settle(
         rows += tl.load(partial_ptr + row[:, None] + at[None, :], mask=mask, other=0.0)
     total = tl.sum(rows, 0) * tl.where(at < PAIRS, factor, mean)
     tl.store(state_ptr + tl.program_id(1).to(tl.int64) * ENTRIES + at, total, mask=inside)
-
-
-@triton.jit(do_not_specialize=["slots", "entries"])
-def total(partial_ptr, out_ptr, slots, entries, BLOCK: tl.constexpr, COLUMNS: tl.constexpr):
-    """Sums of [slots, entries] over slots."""
-    at = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
-    inside = at < entries
-    rows = tl.zeros([BLOCK, COLUMNS], tl.float32)
-    for start in range(0, slots, BLOCK):
-        slot = start + tl.arange(0, BLOCK)
-        mask = (slot < slots)[:, None] & inside[None, :]
-        rows += tl.load(partial_ptr + slot.to(tl.int64)[:, None] * entries + at[None, :], mask=mask, other=0.0)
-    tl.store(out_ptr + at, narrowed(tl.sum(rows, 0), out_ptr), mask=inside)
 
 
 @triton.jit(do_not_specialize=["tokens", "heads", "each"])

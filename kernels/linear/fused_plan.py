@@ -9,7 +9,7 @@ from torch import Tensor, empty, float32
 from ..fused_rows import PRODUCTS
 from ..launch import BoundKernel, split, token_strides, wide
 from .fused_focused import apply_focused, reduce_focused
-from .fused_kernels import apply, measure, reduce, settle, total
+from .fused_kernels import apply, measure, reduce, settle
 from .reference import Form
 
 MULTIPROCESSORS = 132
@@ -259,25 +259,6 @@ class Settle:
         state = empty(self.state, dtype=float32, device=partial.device)
         self.kernel(partial, state)
         return state
-
-
-class Total:
-    """Gradients of a map's parameters from programs' parts."""
-
-    def __init__(self, call: Call, splits: int):
-        entries, columns = call.heads * call.dim, 8
-        self.partial = (splits * call.batch, entries)
-        self.kernel = BoundKernel(
-            total, (-(-entries // columns), 1, 1), self.partial, {"BLOCK": 512, "COLUMNS": columns}, num_warps=8
-        )
-
-    def scratch(self, like: Tensor) -> Tensor:
-        return empty(self.partial, dtype=float32, device=like.device)
-
-    def __call__(self, partial: Tensor, parameter: Tensor) -> Tensor:
-        gradient = empty(parameter.shape, dtype=parameter.dtype, device=parameter.device)
-        self.kernel(partial, gradient)
-        return gradient
 
 
 class Reduce:

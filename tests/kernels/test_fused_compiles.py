@@ -111,6 +111,8 @@ for kernel in (3, 13):
     call = (x, empty(96, 1, kernel, kernel), None, (1, 1), "gelu", True)
     fused.forward(*call)
     fused.backward(x, *call)
+call = (x, empty(96, 1, 3, 3), None, (1, 1), None, False)
+fused.backward(x, *call, empty(96, dtype=torch.float32))
 weight = empty(96, 1, 3, 5)
 fused.correlate_gelu(x, x, weight, None, (1, 1), fused.taps(weight))
 """,
@@ -186,6 +188,7 @@ KERNELS = {
         "correlate_gelu_strips",
         "correlate_strips",
         "settle",
+        "total",
     },
     "batch_norm": {"differentiate", "normalize", "settle", "sum_rows"},
     "large_kernel": {

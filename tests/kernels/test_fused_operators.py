@@ -56,7 +56,7 @@ def call(operator):
         return tensors, lambda **tensors: case.ours(*tensors.values())
     if operator in ("depthwise_conv2d", "large_kernel_attention"):
         case = large_kernel_cases.Case(seed=0, **CASE)
-        chosen = next(known for known in large_kernel_cases.OPERATORS if known.name == operator)
+        chosen = large_kernel_cases.widest(operator)
         inputs = [x.detach() * (1 if at == 0 else 0.3) for at, x in enumerate(chosen.inputs(case))]
         names = ("x", *(f"parameter{at}" for at in range(1, len(inputs))))
         options = {"dilation": case.dilation, **OPTIONS}

@@ -40,10 +40,11 @@ def test_gradcheck(operator, backend, case):
 def test_opcheck(operator, backend, case):
     torch.use_deterministic_algorithms(False)  # opcheck compares fresh memory
     inputs = operator.inputs(case, torch.float32)
-    inputs += [None] * (len(operator.takes) - len(inputs))
+    op = getattr(torch.ops.saccade, operator.name).default
+    inputs += [None] * (sum("Tensor" in str(argument.type) for argument in op._schema.arguments) - len(inputs))
     settings = (list(case.dilation), *operator.options.values(), backend)
     arguments = (*inputs, *settings)
-    torch.library.opcheck(getattr(torch.ops.saccade, operator.name).default, arguments)
+    torch.library.opcheck(op, arguments)
     with torch.no_grad():
         plain = [x if x is None else x.detach() for x in inputs]
         kept = []
@@ -161,7 +162,7 @@ def test_flops_are_counted():
     numel, taps = 2 * 8 * 9 * 4, 25 + 49
     # With an activation the gradient takes the convolution again.
     attention = (2 * (taps + 4), 4 * taps + 6 * 4)
-    expected = ((2 * 49, 4 * 49), (2 * 49, 6 * 49), attention, attention)
+    expected = ((2 * 49, 4 * 49), (2 * 49, 6 * 49), (2 * 49, 4 * 49), attention, attention)
     for operator, flops in zip(OPERATORS, expected, strict=True):
         with FlopCounterMode(display=False) as counter:
             out = operator.ours(*operator.inputs(case, torch.float32), dilation=3)
@@ -207,6 +208,7 @@ FIELDS = {"x": MAP, "local_weight": KERNEL, "spatial_weight": KERNEL, "point_wei
         ({"weight": KERNEL.double()}, r"weight has dtype torch.float64; valid: that of x, torch.float32"),
         ({"weight": KERNEL.to("meta")}, r"weight is on meta; valid: the device of x, cpu"),
         ({"bias": torch.zeros(3)}, r"bias has shape \[3\]; valid: \[4\]"),
+        ({"x_bias": torch.zeros(3)}, r"x_bias has shape \[3\]; valid: \[4\]"),
         ({"dilation": 0}, r"dilation=0; valid: 1 or more"),
         ({"dilation": (1, 2, 3)}, r"dilation=\(1, 2, 3\) has 3 entries; valid: one int or 2"),
         ({"dilation": 2.0}, r"dilation=2.0 must be of type int, got float"),

@@ -22,11 +22,12 @@ def gradients(function, module, x):
 
 
 @pytest.mark.parametrize("watched", [False, True])
-def test_compiled_training_folds_the_layer_scale(watched):
+def test_compiled_training_folds_the_layer_scale_and_the_bias_gradient(watched):
     module, x = block()
     seen = []
     if watched:
-        module.mlp.fc2.register_forward_hook(lambda *_: seen.append(1))
+        for linear in (module.mlp.fc1, module.mlp.fc2):
+            linear.register_forward_hook(lambda *_: seen.append(1))
     out, truth = gradients(module, module, x)
     graphs = []
 
@@ -45,6 +46,9 @@ def test_compiled_training_folds_the_layer_scale(watched):
         if node.meta.get("example_value") is not None and node.op == "call_function" and "mul" in node.name
     ]
     assert (torch.Size((6, 12)) in products) is not watched
+    # The convolution is given the bias before it, else None.
+    (convolution,) = (node for node in graphs[0].graph.nodes if "depthwise_conv2d" in str(node.target))
+    assert (convolution.args[3] is None) is watched
 
 
 def test_a_gain_multiplies_the_output():
