@@ -66,7 +66,8 @@ def convolve_biased(x, weight, bias=None, x_bias=None, dilation=(1, 1)) -> Tenso
 
 def ours_biased(x, weight, bias=None, x_bias=None, **options) -> Tensor:
     """Return our depthwise convolution of a map plus a bias, whose gradient comes out of the convolution's."""
-    return depthwise_conv2d(x if x_bias is None else x + x_bias.detach(), weight, bias, x_bias=x_bias, **options)
+    x = x if x_bias is None else (x + x_bias.detach()).to(x.dtype)
+    return depthwise_conv2d(x, weight, bias, x_bias=x_bias, **options)
 
 
 ours_biased.operator = depthwise_conv2d.operator
