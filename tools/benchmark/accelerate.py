@@ -35,6 +35,7 @@ MODELS = (
     "gcvit_tiny",
     "hiera_tiny_224",
     "halonet26t",
+    "convnext_tiny",
 )
 DEPTHWISE = tuple(
     Case(128, side, side, channels * 56 // side, kernel, 1)
