@@ -105,7 +105,7 @@ def fold_into_batch(
         results = call(*folded, *settings)
         if isinstance(results, Tensor):
             return results.unflatten(0, (info.batch_size, -1)), 0
-        # An empty result stands for the gradient of an argument that is None.
+        # A flat result has no batch axis, as that which stands for the gradient of an argument that is None.
         unfolded = tuple(x.unflatten(0, (info.batch_size, -1)) if x.dim() > 1 else x for x in results)
         return unfolded, tuple(0 if x.dim() > 1 else None for x in results)
 

@@ -26,7 +26,12 @@ def unsupported(direction: str, x: Tensor, weight: Tensor, *rest: object) -> str
 
 def taps(weight: Tensor) -> Tensor:
     """Return weights [C, 1, KH, KW] as the kernels read them, [KH, KW, C] in float32."""
-    return _plans(lambda: Arrange(weight), ("taps",), weight)(weight)
+    return _plans(lambda: Arrange(weight), ("taps",), weight)(weight)[0]
+
+
+def taps_of_both(first: Tensor, second: Tensor) -> list[Tensor]:
+    """Return `taps` of two weights of equal channels, by one launch."""
+    return _plans(lambda: Arrange(first, second), ("taps",), first, second)(first, second)
 
 
 def convolve(

@@ -1,6 +1,7 @@
 """From a kind of call to bound kernels: tiles or strips of the map, how they are shared out, and the launches."""
 
 from collections.abc import Sequence
+from itertools import chain
 
 import triton
 from torch import Tensor, dtype, empty, float32
@@ -10,11 +11,12 @@ from ..launch import BoundKernel, wide
 from .fused_correlate import correlate_strips
 from .fused_kernels import convolve, correlate
 from .fused_strips import convolve_strips
-from .fused_weights import arrange, settle
+from .fused_weights import arrange, arrange_both, settle
 
 PROGRAMS = 1056  # to aim for where tiles can be shared out: 8 for each of 132 multiprocessors
 MOST_TAPS = 9  # rows of taps that a program of `convolve` holds
 MOST_STRIP_TAPS = 49  # that a lane of a strip holds
+ARRANGED = 1024  # weights that a program lays out
 
 
 Strides = Sequence[int]
@@ -253,18 +255,26 @@ class Gradients:
 
 
 class Arrange:
-    """The weights of a depthwise convolution as the kernels read them."""
+    """The weights of a depthwise convolution, or of two of equal channels in one launch, as the kernels read them."""
 
-    def __init__(self, weight: Tensor):
-        channels, _, *kernel = weight.shape
-        self.shape = (*kernel, channels)
-        strides = tuple(weight.stride(axis) for axis in (0, 2, 3))
-        sizes = {"KH": kernel[0], "KW": kernel[1], "BLOCK": 1024}
-        self.kernel = BoundKernel(arrange, (-(-weight.numel() // 1024), 1, 1), (channels, strides), sizes, num_warps=4)
+    def __init__(self, *weights: Tensor):
+        channels = len(weights[0])
+        kernels = [tuple(weight.shape[2:]) for weight in weights]
+        self.shapes = [(*kernel, channels) for kernel in kernels]
+        strides = (tuple(weight.stride(axis) for axis in (0, 2, 3)) for weight in weights)
+        names = ("KH", "KW") if len(weights) == 1 else ("FIRST_KH", "FIRST_KW", "SECOND_KH", "SECOND_KW")
+        self.kernel = BoundKernel(
+            arrange if len(weights) == 1 else arrange_both,
+            (-(-max(weight.numel() for weight in weights) // ARRANGED), len(weights), 1),
+            (channels, *strides),
+            {**dict(zip(names, chain(*kernels), strict=True)), "BLOCK": ARRANGED},
+            num_warps=4,
+        )
 
-    def __call__(self, weight: Tensor) -> Tensor:
-        taps = empty(self.shape, dtype=float32, device=weight.device)
-        self.kernel(weight, taps)
+    def __call__(self, *weights: Tensor) -> list[Tensor]:
+        """Return the taps of each weight, [KH, KW, C] in float32."""
+        taps = [empty(shape, dtype=float32, device=weights[0].device) for shape in self.shapes]
+        self.kernel(*weights, *taps)
         return taps
 
 

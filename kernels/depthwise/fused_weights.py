@@ -14,6 +14,28 @@ def arrange(weight_ptr, taps_ptr, channels, strides, KH: tl.constexpr, KW: tl.co
     tl.store(taps_ptr + at, tl.load(weight, mask=inside, other=0.0).to(tl.float32), mask=inside)
 
 
+@triton.jit
+def arrange_both(
+    first_ptr,
+    second_ptr,
+    first_taps_ptr,
+    second_taps_ptr,
+    channels,
+    first_strides,
+    second_strides,
+    FIRST_KH: tl.constexpr,
+    FIRST_KW: tl.constexpr,
+    SECOND_KH: tl.constexpr,
+    SECOND_KW: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """`arrange` for two weights: programs with program_id(1) = 0 do so for the first, the others for the second."""
+    if tl.program_id(1) == 0:
+        arrange(first_ptr, first_taps_ptr, channels, first_strides, FIRST_KH, FIRST_KW, BLOCK)
+    else:
+        arrange(second_ptr, second_taps_ptr, channels, second_strides, SECOND_KH, SECOND_KW, BLOCK)
+
+
 @triton.jit(do_not_specialize=["programs"])
 def settle(
     partial_ptr,

@@ -12,6 +12,7 @@ from ..depthwise import fused as depthwise
 from ..launch import on_device, readable
 from .fused_activation import activate
 from .fused_point import differentiate, project
+from .kept import Kept
 from .parameters import Parameters
 
 UNDILATED = (1, 1)
@@ -26,34 +27,35 @@ def unsupported(direction: str, x: Tensor, parameters: Parameters, *rest: object
 @on_device
 def forward(
     x: Tensor, parameters: Parameters, dilation: Sequence[int], activation: str | None = None
-) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-    """Return the output [B, H, W, C] with what the backward pass needs: local and spatial context, and what an
-    activation makes of x.
-    """
+) -> tuple[Tensor, Kept]:
+    """Return the output [B, H, W, C] with what is kept for the backward pass."""
     active = activate(x) if activation else None
     x = readable(x) if active is None else active
-    local = depthwise.convolve(x, parameters.local_weight, parameters.local_bias, UNDILATED)
-    spatial = depthwise.convolve(local, parameters.spatial_weight, parameters.spatial_bias, dilation)
+    taps = depthwise.taps_of_both(parameters.local_weight, parameters.spatial_weight)
+    local = depthwise.convolve(x, parameters.local_weight, parameters.local_bias, UNDILATED, arranged=taps[0])
+    spatial = depthwise.convolve(local, parameters.spatial_weight, parameters.spatial_bias, dilation, arranged=taps[1])
     out, _ = project(spatial, parameters.point_weight.T, x, parameters.point_bias)
-    return out, local, spatial, active
+    return out, Kept(local, spatial, active, *(flat.view(-1) for flat in taps))
 
 
 @on_device
 def backward(
     dout: Tensor,
     x: Tensor,
-    kept: tuple[Tensor, Tensor, Tensor | None],
+    kept: Kept,
     parameters: Parameters,
     dilation: Sequence[int],
 ) -> tuple[Tensor, Parameters]:
     """Return the gradients of x and of the parameters, given that of the output and what `forward` kept."""
-    local, spatial, active = kept
+    local, spatial, active, local_taps, spatial_taps = kept
     dout, x, local, spatial = (readable(value) for value in (dout, x, local, spatial))
     inner, x = (None, x) if active is None else (x, active)
     point, point_bias = parameters.point_weight, parameters.point_bias
     through, dspatial, dpoint, dpoint_bias = differentiate(dout, x, spatial, point, point_bias)
-    dlocal = depthwise.convolve(dspatial, parameters.spatial_weight, None, dilation, flip=True)
-    dx = depthwise.convolve(dlocal, parameters.local_weight, None, UNDILATED, more=through, flip=True, inner=inner)
+    dlocal = depthwise.convolve(dspatial, parameters.spatial_weight, None, dilation, flip=True, arranged=spatial_taps)
+    dx = depthwise.convolve(
+        dlocal, parameters.local_weight, None, UNDILATED, through, flip=True, inner=inner, arranged=local_taps
+    )
     dspatial_weight, dspatial_bias = depthwise.correlate(
         local, dspatial, parameters.spatial_weight, parameters.spatial_bias, dilation
     )

@@ -10,9 +10,11 @@ from torch.utils.flop_counter import register_flop_formula
 from ..autograd import differentiable, differentiable_once, fold_into_batch, keep
 from ..depthwise.operator import products
 from ..dispatch import Operator
+from .kept import Kept
 from .parameters import Parameters
 
 OPERATOR = Operator(__package__, ("fused", "blocked", "reference"))
+KEPT = len(Kept._fields)
 PARAMETERS = len(Parameters._fields)
 
 
@@ -28,17 +30,19 @@ def attention(
     dilation: Sequence[int],
     activation: str | None,
     backend: str,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Return the output and what is in `Kept`, an empty tensor where that is None."""
     parameters = Parameters(local_weight, spatial_weight, point_weight, local_bias, spatial_bias, point_bias)
     problem = (x, parameters, dilation, activation)
-    out, local, spatial, active = OPERATOR.choose(backend, "forward", *problem).forward(*problem)
-    return out, local, spatial, x.new_empty(0) if active is None else active
+    out, kept = OPERATOR.choose(backend, "forward", *problem).forward(*problem)
+    return out, *(x.new_empty(0) if value is None else value for value in kept)
 
 
 @attention.register_fake
 def _(x, *rest):
-    activation = rest[PARAMETERS + 1]
-    return *(x.new_empty(x.shape) for _ in range(3)), x.new_empty(x.shape if activation else 0)
+    parameters, activation = Parameters(*rest[:PARAMETERS]), rest[PARAMETERS + 1]
+    active = x.new_empty(x.shape if activation else 0)
+    return x.new_empty(x.shape), *Kept(x.new_empty(x.shape), x.new_empty(x.shape), active, *parameters.taps())
 
 
 @torch.library.custom_op("saccade::large_kernel_attention_backward", mutates_args=())
@@ -48,6 +52,8 @@ def attention_backward(
     local: Tensor,
     spatial: Tensor,
     active: Tensor,
+    local_taps: Tensor,
+    spatial_taps: Tensor,
     local_weight: Tensor,
     spatial_weight: Tensor,
     point_weight: Tensor,
@@ -60,15 +66,15 @@ def attention_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     parameters = Parameters(local_weight, spatial_weight, point_weight, local_bias, spatial_bias, point_bias)
     chosen = OPERATOR.choose(backend, "backward", x, parameters, dilation, activation)
-    kept = (local, spatial, active if activation else None)
+    kept = Kept(local, spatial, active if activation else None, local_taps, spatial_taps)
     dx, gradients = chosen.backward(dout, x, kept, parameters, dilation)
     # A custom op returns tensors only: no bias is an empty gradient.
     return dx, *(x.new_empty(0) if gradient is None else gradient for gradient in gradients)
 
 
 @attention_backward.register_fake
-def _(dout, x, local, spatial, active, *rest):
-    parameters = rest[:PARAMETERS]
+def _(dout, x, *rest):
+    parameters = rest[KEPT : KEPT + PARAMETERS]
     return x.new_empty(x.shape), *(x.new_empty(0) if p is None else p.new_empty(p.shape) for p in parameters)
 
 
@@ -80,8 +86,9 @@ def _save(ctx, inputs, output):
 def _gradients(ctx, dout, *contexts):
     if dout is None:
         return (None,) * (1 + PARAMETERS + len(ctx.settings))
-    local, spatial, active, x, *parameters = ctx.saved_tensors
-    dx, *gradients = call_backward(dout, x, local, spatial, active, *parameters, *ctx.settings)
+    saved = ctx.saved_tensors
+    kept, (x, *parameters) = saved[:KEPT], saved[KEPT:]
+    dx, *gradients = call_backward(dout, x, *kept, *parameters, *ctx.settings)
     given = (None if p is None else gradient for p, gradient in zip(parameters, gradients, strict=True))
     return dx, *given, *(None for _ in ctx.settings)
 
@@ -96,8 +103,9 @@ call_backward = differentiable_once(
     attention_backward,
     fold_into_batch(
         lambda *inputs: call_backward(*inputs),
-        tensors=5 + PARAMETERS,
-        shared=range(5, 5 + PARAMETERS),
+        tensors=2 + KEPT + PARAMETERS,
+        # The taps, last in `Kept`, and the parameters.
+        shared=range(KEPT, 2 + KEPT + PARAMETERS),
         sums_over_batch=True,
     ),
 )
@@ -110,9 +118,8 @@ def _forward_flops(x_shape, local_shape, spatial_shape, *rest, out_shape=None, *
 
 
 @register_flop_formula(torch.ops.saccade.large_kernel_attention_backward)
-def _backward_flops(
-    dout, x_shape, local, spatial, active, local_shape, spatial_shape, *rest, out_shape=None, **kwargs
-) -> int:
+def _backward_flops(dout, x_shape, *rest, out_shape=None, **kwargs) -> int:
+    local_shape, spatial_shape = rest[KEPT : KEPT + 2]
     # Each convolution twice, and the pointwise one once more for the gate.
     depthwise = products(x_shape, local_shape) + products(x_shape, spatial_shape)
     return 2 * (2 * depthwise + 3 * math.prod(x_shape) * x_shape[-1])

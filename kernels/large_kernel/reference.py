@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..depthwise import reference as depthwise_reference
 from ..depthwise.reference import unsupported, widen
+from .kept import Kept
 from .parameters import Parameters
 
 __all__ = ["backward", "forward", "unsupported"]
@@ -34,9 +35,8 @@ def forward(
     dilation: Sequence[int],
     activation: str | None = None,
     depthwise: ModuleType = depthwise_reference,
-) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-    """Return the output [B, H, W, C] with what the backward pass needs: local and spatial context, and what an
-    activation makes of x.
+) -> tuple[Tensor, Kept]:
+    """Return the output [B, H, W, C] with what is kept for the backward pass.
 
     Args:
         depthwise: the backend of depthwise convolution to use.
@@ -46,20 +46,21 @@ def forward(
     spatial = depthwise.forward(local, parameters.spatial_weight, parameters.spatial_bias, dilation)
     out = wide * _project(spatial, parameters)
     out, local, spatial = (value.to(x.dtype).contiguous() for value in (out, local, spatial))
-    return out, local, spatial, wide.to(x.dtype).contiguous() if activation else None
+    active = wide.to(x.dtype).contiguous() if activation else None
+    return out, Kept(local, spatial, active, *parameters.taps())
 
 
 def backward(
     dout: Tensor,
     x: Tensor,
-    kept: tuple[Tensor, Tensor, Tensor | None],
+    kept: Kept,
     parameters: Parameters,
     dilation: Sequence[int],
     depthwise: ModuleType = depthwise_reference,
 ) -> tuple[Tensor, Parameters]:
     """Return the gradients of x and of the parameters, given that of the output and what `forward` kept."""
-    local, spatial, dout = (widen(value) for value in (*kept[:2], dout))
-    wide = widen(x if kept[2] is None else kept[2])
+    local, spatial, dout = (widen(value) for value in (kept.local, kept.spatial, dout))
+    wide = widen(x if kept.active is None else kept.active)
     dgate = dout * wide
     dpoint_weight = dgate.flatten(0, 2).T @ spatial.flatten(0, 2)
     dspatial = dgate @ parameters.point_weight.to(dgate.dtype)
@@ -70,7 +71,7 @@ def backward(
         dlocal, wide, parameters.local_weight, parameters.local_bias, UNDILATED
     )
     dx = dx.addcmul_(dout, _project(spatial, parameters))
-    if kept[2] is not None:
+    if kept.active is not None:
         dx = torch.ops.aten.gelu_backward(dx, widen(x))
     point_bias = parameters.point_bias
     gradients = Parameters(

@@ -133,7 +133,7 @@ for channels, activation, dtype in (64, None, torch.bfloat16), (192, "gelu", tor
     x = empty(2, 28, 28, channels)
     shapes = ((channels, 1, 5, 5), (channels, 1, 7, 7), (channels, channels), (channels,), (channels,), (channels,))
     parameters = Parameters(*(empty(*shape, dtype=dtype) for shape in shapes))
-    out, *kept = fused.forward(x, parameters, (3, 3), activation)
+    out, kept = fused.forward(x, parameters, (3, 3), activation)
     fused.backward(out, x, kept, parameters, (3, 3))
 """,
     "focal": """
@@ -193,7 +193,7 @@ KERNELS = {
     "batch_norm": {"differentiate", "normalize", "settle", "sum_rows"},
     "large_kernel": {
         "activate_entries",
-        "arrange",
+        "arrange_both",
         "convolve_strips",
         "correlate_strips",
         "differentiate_point",
