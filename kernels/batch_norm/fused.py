@@ -15,8 +15,9 @@ from .fused_kernels import differentiate, normalize, settle, sum_rows
 from .gradient import dtype_of_dx
 
 BLOCK, CHANNELS = 32, 64  # of rows, and of channels that lie together
-PROGRAMS = 1056  # to aim for: 8 for each of 132 multiprocessors
-SETTLED = (256, 8)  # rows and channels of sums that are read at a time
+PROGRAMS = 1056  # to aim for forward: 8 for each of 132 multiprocessors
+BACKWARD_PROGRAMS = 924  # 7 for each: registers let no more run at a time, and a few left over took as long again
+SETTLED = (512, 8)  # rows and channels of sums that are read at a time
 _plans = Plans()
 
 
@@ -26,18 +27,19 @@ def unsupported(direction: str, x: Tensor, *rest: object) -> str | None:
 
 
 def _bound(
-    kernel, shape: torch.Size, strides: Sequence[int], tail: Sequence[float] = (), **constants: bool
+    kernel, shape: torch.Size, strides: Sequence[int], programs: int, tail: Sequence[float] = (), **constants: bool
 ) -> tuple[BoundKernel, int]:
     """Return a kernel on rows [rows, channels], and how many splits of the rows its programs take.
 
     Args:
         strides: of the rows of each map that is read.
+        programs: to aim for.
         tail: what the kernel takes after the number of rows of a program.
     """
     rows, channels = shape
     width = max(16, min(CHANNELS, triton.next_power_of_2(channels)))
     blocks = -(-channels // width)
-    splits, each = split(rows, BLOCK, blocks, PROGRAMS)
+    splits, each = split(rows, BLOCK, blocks, programs)
     even = rows % BLOCK == 0 and channels % width == 0
     grid, arguments = (blocks, splits, 1), (rows, channels, *strides, each, *tail)
     sizes = {"BLOCK": BLOCK, "CHANNELS": width, "EVEN": even}
@@ -49,7 +51,8 @@ class Sums:
 
     def __init__(self, shape: torch.Size, strides: Sequence[int], eps: float, backward: bool):
         rows, channels = shape
-        self.sum_rows, splits = _bound(sum_rows, shape, strides, BACKWARD=backward)
+        programs = BACKWARD_PROGRAMS if backward else PROGRAMS
+        self.sum_rows, splits = _bound(sum_rows, shape, strides, programs, BACKWARD=backward)
         self.partial = (splits, 2, channels)
         block, width = SETTLED
         self.settle = BoundKernel(
@@ -57,7 +60,7 @@ class Sums:
             (-(-channels // width), 1, 1),
             (splits, rows, channels, eps),
             {"BLOCK": block, "CHANNELS": width, "BACKWARD": backward},
-            num_warps=4,
+            num_warps=8,
         )
 
     def __call__(self, x: Tensor, dout: Tensor | None, center: Tensor, var: Tensor | None) -> list[Tensor]:
@@ -87,7 +90,7 @@ def forward(x: Tensor, weight: Tensor, bias: Tensor, eps: float, dtype: torch.dt
     sums, normalized = _plans(
         lambda: (
             Sums(rows.shape, (rows.stride(0), 0), eps, backward=False),
-            _bound(normalize, rows.shape, rows.stride()[:1], (eps,))[0],
+            _bound(normalize, rows.shape, rows.stride()[:1], PROGRAMS, (eps,))[0],
         ),
         ("forward", eps, dtype),
         *(rows, weight, bias),
@@ -111,7 +114,7 @@ def backward(
     sums, differentiated = _plans(
         lambda: (
             Sums(rows.shape, strides, eps, backward=True),
-            _bound(differentiate, rows.shape, strides[::-1], (eps,))[0],
+            _bound(differentiate, rows.shape, strides[::-1], BACKWARD_PROGRAMS, (eps,))[0],
         ),
         ("backward", eps),
         *(rows, gradients, mean, var, weight),
