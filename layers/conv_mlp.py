@@ -6,6 +6,7 @@ from timm.layers import to_2tuple
 from torch import Tensor, nn
 
 from .depthwise import DepthwiseConv2d
+from .plain import is_plain
 
 
 class ConvMLP(nn.Module):
@@ -32,7 +33,7 @@ class ConvMLP(nn.Module):
     @property
     def takes_gain(self) -> bool:
         """Whether `forward` takes a gain."""
-        return _plain(self.fc2)
+        return is_plain(self.fc2)
 
     def forward(self, x: Tensor, gain: Tensor | None = None) -> Tensor:
         """Return the output, times `gain` [C] if there is one.
@@ -49,14 +50,9 @@ class ConvMLP(nn.Module):
 
         In compiled training the gradient of that layer's bias is taken where the map's is made, not from the map.
         """
-        if torch.compiler.is_compiling() and torch.is_grad_enabled() and _plain(self.fc1):
+        if torch.compiler.is_compiling() and torch.is_grad_enabled() and is_plain(self.fc1):
             return self.dwconv(F.linear(x, self.fc1.weight, self.fc1.bias.detach()), x_bias=self.fc1.bias)
         return self.dwconv(self.fc1(x))
-
-
-def _plain(linear: nn.Module) -> bool:
-    """Return whether nothing stands in for a linear layer, or watches it."""
-    return type(linear) is nn.Linear and not (linear._forward_hooks or linear._forward_pre_hooks)
 
 
 class ResidualConvMLP(nn.Module):

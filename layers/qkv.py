@@ -20,6 +20,7 @@ from .lightnet import LightNetCore
 from .mala import MalaCore
 from .nala import NalaCore
 from .performer import PerformerCore
+from .plain import is_plain
 from .rala import RalaCore
 from .rotary import RotarySoftmaxCore
 from .sigmoid import SigmoidCore
@@ -81,8 +82,7 @@ def project(linear: nn.Module, tokens: Tensor, widths: Sequence[int]) -> Sequenc
     A large one is made part by part: on a CPU, fetching new memory for all of it takes longer than the product itself.
     Only where `linear` is what it looks like, and not hooked or replaced; and not in a graph, which is for any batch.
     """
-    plain = type(linear) is nn.Linear and not (linear._forward_hooks or linear._forward_pre_hooks)
-    plain = plain and not torch.compiler.is_compiling()
+    plain = is_plain(linear) and not torch.compiler.is_compiling()
     if not plain or sum(widths) * tokens[..., 0].numel() * tokens.element_size() <= LARGE:
         return linear(tokens).split(widths, -1)
     biases = [None] * len(widths) if linear.bias is None else linear.bias.split(widths)

@@ -7,6 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..kernels import autocast
+from .plain import is_plain
+
 
 class ConvTokenizer(nn.Module):
     """Two overlapping 3x3 convolutions of stride 2, then a norm: [B, C, H, W] -> [B, ceil(H/4), ceil(W/4), dim].
@@ -66,7 +69,27 @@ class PatchStem(nn.Module):
             x = F.pad(x, (0, pad_width, 0, pad_height))
         x = x.contiguous(memory_format=self.cpu_format if x.device.type == "cpu" else torch.channels_last)
         # A batch norm would keep other strides, and all blocks after it.
-        return self.norm(self.conv(x).permute(0, 2, 3, 1).contiguous())
+        return self.norm(self._convolve(x).permute(0, 2, 3, 1).contiguous())
+
+    def _convolve(self, x: Tensor) -> Tensor:
+        """Return the convolution; on a GPU compiled in half precision as `_convolve_filled`."""
+        conv = self.conv
+        if torch.compiler.is_compiling() and x.is_cuda and x.shape[1] % 8 and is_plain(conv, nn.Conv2d):
+            (x,) = autocast.cast(x)
+            if x.dtype in (torch.bfloat16, torch.float16):
+                return self._convolve_filled(x)
+        return conv(x)
+
+    def _convolve_filled(self, x: Tensor) -> Tensor:
+        """Return the convolution, of channels filled up with zeros to a multiple of 8, as tensor cores take them.
+
+        cuDNN would fill them up itself, forward and again for the gradient, in passes of their own; a compiler does it
+        where it casts the image.
+        """
+        lack = (0, 0, 0, 0, 0, -x.shape[1] % 8)
+        conv = self.conv
+        weight, bias = F.pad(conv.weight, lack).to(x.dtype), conv.bias.to(x.dtype)
+        return F.conv2d(F.pad(x, lack), weight, bias, conv.stride, conv.padding)
 
     def _lack(self, extent: int) -> int:
         return -extent % self.stride if self.ceil_mode else max(self.smallest - extent, 0)

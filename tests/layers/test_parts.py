@@ -24,6 +24,15 @@ def test_stem_covers_any_size(stem, stride, size):
     assert module(torch.randn(1, 2, *size)).shape == (1, -(-size[0] // stride), -(-size[1] // stride), 8)
 
 
+def test_a_stem_of_filled_up_channels_is_the_same():
+    module = PatchStem(3, 8, kernel=7, padding=3).double()
+    x = torch.randn(2, 3, 12, 16, dtype=torch.float64)
+    found, truth = module._convolve_filled(x), module.conv(x)
+    torch.testing.assert_close(found, truth)
+    gradients = [torch.autograd.grad(out.sin().sum(), module.conv.parameters()) for out in (found, truth)]
+    torch.testing.assert_close(*gradients)
+
+
 @pytest.mark.parametrize("size", [(1, 1), (4, 6), (5, 4), (7, 7)])
 @pytest.mark.parametrize("downsample", [ConvDownsample, PatchMerging])
 def test_downsample_halves_any_size(downsample, size):
