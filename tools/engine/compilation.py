@@ -8,13 +8,17 @@ import torch
 from torch import Tensor, nn
 
 PACKAGE = __package__.split(".")[0]
+OPTIONS = {"layout_optimization": False, "combo_kernels": True, "combo_kernels_pointwise_only": True}
+"""Of Inductor, for models with layers of ours."""
 
 
 def compiled(model: nn.Module, mode: str = "default", dynamic: bool | None = None) -> Callable[[Tensor], Tensor]:
-    """Compile a model as torch.compile does; if it has layers of ours, without Inductor's choice of layouts.
+    """Compile a model as torch.compile does; if it has layers of ours, with other options of Inductor.
 
-    In models of few convolutions that choice takes every tensor of four axes for [B, C, H, W] and lays a map
-    [B, H, W, C] out with H innermost: what follows transposes it. Ours lie as convolutions want them anyway.
+    Without its choice of layouts: in models of few convolutions that takes every tensor of four axes for [B, C, H, W]
+    and lays a map [B, H, W, C] out with H innermost, so that what follows transposes it. Ours lie as convolutions want
+    them anyway. And with what does not depend on each other in one launch, such as the casts of weights, of which a
+    training step has hundreds.
 
     Args:
         mode, dynamic: as for torch.compile.
@@ -24,5 +28,4 @@ def compiled(model: nn.Module, mode: str = "default", dynamic: bool | None = Non
     # A compile takes a mode or options, not both.
     from torch._inductor import list_mode_options
 
-    options = {**list_mode_options(mode), "layout_optimization": False}
-    return torch.compile(model, options=options, dynamic=dynamic)
+    return torch.compile(model, options={**list_mode_options(mode), **OPTIONS}, dynamic=dynamic)

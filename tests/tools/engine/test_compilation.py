@@ -5,7 +5,7 @@ import timm
 import torch
 from torch import nn
 
-from saccade.tools.engine.compilation import compiled
+from saccade.tools.engine.compilation import OPTIONS, compiled
 
 
 @pytest.fixture
@@ -19,9 +19,10 @@ def test_models_of_ours_keep_their_layout_in_every_mode(told):
     model = timm.create_model("van_nano")
     for mode in ("default", "reduce-overhead"):
         assert compiled(nn.Sequential(model), mode, dynamic=False) is not None
+    assert OPTIONS["layout_optimization"] is False
     assert told == [
-        {"options": {"layout_optimization": False}, "dynamic": False},
-        {"options": {"layout_optimization": False, "triton.cudagraphs": True}, "dynamic": False},
+        {"options": OPTIONS, "dynamic": False},
+        {"options": {**OPTIONS, "triton.cudagraphs": True}, "dynamic": False},
     ]
 
 
