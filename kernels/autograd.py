@@ -1,7 +1,7 @@
 """Gradient and batching rules for a custom op, in the forms that compilers and torch.func each need."""
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -67,6 +67,16 @@ def keep(ctx: Any, kept: Sequence[Tensor], *others: Tensor | None) -> None:
     # Else autograd would make zeros for them.
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(*kept, *others)
+
+
+def as_tensors(values: Iterable[Tensor | None], like: Tensor) -> tuple[Tensor, ...]:
+    """Return what a custom op may, which is tensors only: an empty one, of the dtype and device of `like`, for None."""
+    return tuple(like.new_empty(0) if value is None else value for value in values)
+
+
+def as_given(gradients: Sequence[Tensor], inputs: Sequence[Tensor | None]) -> tuple[Tensor | None, ...]:
+    """Return a backward op's gradients, None again for inputs that are None."""
+    return tuple(None if x is None else gradient for gradient, x in zip(gradients, inputs, strict=True))
 
 
 def fold_into_batch(

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from ..autograd import differentiable, differentiable_once, fold_into_batch, keep
+from ..autograd import as_given, as_tensors, differentiable, differentiable_once, fold_into_batch, keep
 from ..dispatch import Operator
 
 OPERATOR = Operator(__package__, ("fused", "blocked", "reference"))
@@ -51,8 +51,7 @@ def attention_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     problem = (q, k, v, agents, agent_bias, query_bias)
     gradients = OPERATOR.choose(backend, "backward", *problem).backward(dout, *problem, gathered, lse, scale)
-    # A custom op returns tensors only: no bias is an empty gradient.
-    return tuple(q.new_empty(0) if gradient is None else gradient for gradient in gradients)
+    return as_tensors(gradients, q)
 
 
 @attention_backward.register_fake
@@ -71,7 +70,7 @@ def _gradients(ctx, dout, *others):
         return (None,) * 8
     gathered, lse, *tensors = ctx.saved_tensors
     gradients = call_backward(dout, *tensors, gathered, lse, ctx.scale, ctx.backend)
-    return *(None if x is None else gradient for gradient, x in zip(gradients, tensors, strict=True)), None, None
+    return *as_given(gradients, tensors), None, None
 
 
 call = differentiable(

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from ..autograd import differentiable, differentiable_once, fold_into_batch
+from ..autograd import as_given, as_tensors, differentiable, differentiable_once, fold_into_batch
 from ..dispatch import Operator
 
 OPERATOR = Operator(__package__, ("fused", "blocked", "reference"))
@@ -50,8 +50,7 @@ def convolution_backward(
     problem = (x, weight, bias, dilation, activation, residual)
     totals = None if x_bias is None else torch.empty_like(x_bias)
     dx, *gradients = OPERATOR.choose(backend, "backward", *problem).backward(dout, *problem, totals)
-    # A custom op returns tensors only: no bias is an empty gradient.
-    return dx, *(x.new_empty(0) if gradient is None else gradient for gradient in (*gradients, totals))
+    return dx, *as_tensors((*gradients, totals), x)
 
 
 @convolution_backward.register_fake
@@ -67,8 +66,7 @@ def _save(ctx, inputs, output):
 def _gradients(ctx, dout):
     x, *parameters = ctx.saved_tensors
     dx, *gradients = call_backward(dout, x, *parameters, *ctx.settings)
-    given = (None if p is None else gradient for p, gradient in zip(parameters, gradients, strict=True))
-    return dx, *given, *(None for _ in ctx.settings)
+    return dx, *as_given(gradients, parameters), *(None for _ in ctx.settings)
 
 
 call = differentiable(

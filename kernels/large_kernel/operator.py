@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from ..autograd import differentiable, differentiable_once, fold_into_batch, keep
+from ..autograd import as_given, as_tensors, differentiable, differentiable_once, fold_into_batch, keep
 from ..depthwise.operator import products
 from ..dispatch import Operator
 from .kept import Kept
@@ -35,7 +35,7 @@ def attention(
     parameters = Parameters(local_weight, spatial_weight, point_weight, local_bias, spatial_bias, point_bias)
     problem = (x, parameters, dilation, activation)
     out, kept = OPERATOR.choose(backend, "forward", *problem).forward(*problem)
-    return out, *(x.new_empty(0) if value is None else value for value in kept)
+    return out, *as_tensors(kept, x)
 
 
 @attention.register_fake
@@ -68,8 +68,7 @@ def attention_backward(
     chosen = OPERATOR.choose(backend, "backward", x, parameters, dilation, activation)
     kept = Kept(local, spatial, active if activation else None, local_taps, spatial_taps)
     dx, gradients = chosen.backward(dout, x, kept, parameters, dilation)
-    # A custom op returns tensors only: no bias is an empty gradient.
-    return dx, *(x.new_empty(0) if gradient is None else gradient for gradient in gradients)
+    return dx, *as_tensors(gradients, x)
 
 
 @attention_backward.register_fake
@@ -89,8 +88,7 @@ def _gradients(ctx, dout, *contexts):
     saved = ctx.saved_tensors
     kept, (x, *parameters) = saved[:KEPT], saved[KEPT:]
     dx, *gradients = call_backward(dout, x, *kept, *parameters, *ctx.settings)
-    given = (None if p is None else gradient for p, gradient in zip(parameters, gradients, strict=True))
-    return dx, *given, *(None for _ in ctx.settings)
+    return dx, *as_given(gradients, parameters), *(None for _ in ctx.settings)
 
 
 call = differentiable(

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from ..autograd import differentiable, differentiable_once, fold_into_batch, keep
+from ..autograd import as_tensors, differentiable, differentiable_once, fold_into_batch, keep
 from ..dispatch import Operator
 from .feature_maps import width
 from .reference import Form
@@ -87,8 +87,8 @@ def attention_backward(
     form = Form(query_map, key_map, normalizer, scale, mean, power, eps)
     saved = (state, query_stats, key_stats, sums, out)
     gradients = OPERATOR.choose(backend, "backward", tensors, form).backward(dout, tensors, saved, needed, form)
-    # A custom op returns tensors only: what nobody asks for is an empty gradient.
-    return tuple(q.new_empty(0) if gradient is None else gradient for gradient in gradients)
+    # What nobody asks for has no gradient.
+    return as_tensors(gradients, q)
 
 
 @attention_backward.register_fake
