@@ -89,7 +89,11 @@ def resize_codes(table: Tensor, size: tuple[int, int], mode: str) -> Tensor:
         return table
     rows, columns = _resampling(table, table.shape[:2], size, mode)
     with autocast.off(table):
-        resized = torch.einsum("qw,pwc->pqc", columns, torch.einsum("ph,hwc->pwc", rows, widen(table)))
+        resized = widen(table)
+        if rows is not None:
+            resized = torch.einsum("ph,hwc->pwc", rows, resized)
+        if columns is not None:
+            resized = torch.einsum("qw,pwc->pqc", columns, resized)
     return resized.to(table.dtype)
 
 
@@ -103,7 +107,12 @@ def resize_map(maps: Tensor, size: tuple[int, int], mode: str = "bilinear") -> T
         return maps
     rows, columns = _resampling(maps, maps.shape[-2:], size, mode)
     with autocast.off(maps):
-        return (rows @ widen(maps) @ columns.mT).to(maps.dtype)
+        resized = widen(maps)
+        if rows is not None:
+            resized = rows @ resized
+        if columns is not None:
+            resized = resized @ columns.mT
+    return resized.to(maps.dtype)
 
 
 def _same(size: Sequence[int], other: Sequence[int]) -> bool:
@@ -127,11 +136,17 @@ def pool_map(x: Tensor, size: tuple[int, int]) -> Tensor:
         return torch.einsum("ph,bhqc->bpqc", rows, torch.einsum("qw,bhwc->bhqc", columns, wide)).to(x.dtype)
 
 
-def _resampling(like: Tensor, lengths: Sequence[int], sizes: Sequence[int], mode: str) -> list[Tensor]:
-    """Return the matrices [size, length] that resample the lines of each axis."""
+def _resampling(like: Tensor, lengths: Sequence[int], sizes: Sequence[int], mode: str) -> list[Tensor | None]:
+    """Return the matrices [size, length] that resample the lines of each axis, None for an axis that stays."""
     dtype = torch.promote_types(like.dtype, torch.float32)
+    # On the meta device torch spells an interpolation out in Python, which takes longer than to compute it.
+    device = "cpu" if like.is_meta else like.device
     found = []
     for length, size in zip(lengths, sizes, strict=True):
-        lines = torch.eye(length, dtype=dtype, device=like.device).view(1, length, length, 1)
-        found.append(F.interpolate(lines, size=(size, 1), mode=mode, align_corners=False)[0, :, :, 0].mT)
+        matrix = None
+        if not _same((length,), (size,)):
+            lines = torch.eye(length, dtype=dtype, device=device).view(1, length, length, 1)
+            lines = F.interpolate(lines, size=(size, 1), mode=mode, align_corners=False)
+            matrix = lines[0, :, :, 0].mT.to(like.device)
+        found.append(matrix)
     return found
