@@ -3,9 +3,12 @@
 import triton
 import triton.language as tl
 
-FARTHEST = tl.constexpr(6.5)
-DENSITY = tl.constexpr(-1.3257480647361595)  # log2 of the normal density at 0
-LOG2E_HALF = tl.constexpr(0.7213475204444817)
+from . import gelu as host
+
+FARTHEST = tl.constexpr(host.FARTHEST)
+LOG2E_HALF = tl.constexpr(host.LOG2E_HALF)
+LOG_DENSITY = tl.constexpr(host.LOG_DENSITY)
+A, B, C, D, E, F, G, H = map(tl.constexpr, host.LOG_TAIL)
 
 
 @triton.jit
@@ -15,14 +18,13 @@ def tail(distance):
     log2 of it is a smooth function, of which this is the polynomial fitted to that error: it takes half of the
     instructions of `tl.erf`, and relative accuracy holds where 1 + erf cancels.
     """
-    log = 6.17450828e-6
-    log = log * distance - 3.15616979e-5
-    log = log * distance - 5.04287209e-4
-    log = log * distance + 7.5379819e-3
-    log = log * distance - 5.28237196e-2
-    log = log * distance - 0.459098652
-    log = log * distance - 1.15111904
-    log = log * distance - 0.999999708
+    log = A * distance + B
+    log = log * distance + C
+    log = log * distance + D
+    log = log * distance + E
+    log = log * distance + F
+    log = log * distance + G
+    log = log * distance + H
     return tl.exp2(log)
 
 
@@ -40,6 +42,6 @@ def gelu(x):
 @triton.jit
 def gelu_slope(x):
     distance = distance_of(x)
-    bell = tl.exp2(distance * distance * -LOG2E_HALF + DENSITY)
+    bell = tl.exp2(distance * distance * -LOG2E_HALF + LOG_DENSITY)
     below = tail(distance) - distance * bell
     return tl.where(x < 0, below, 1 - below)

@@ -6,6 +6,7 @@ from timm.layers import to_2tuple
 from torch import Tensor, nn
 
 from .depthwise import DepthwiseConv2d
+from .mlp import activate
 from .plain import is_plain
 
 
@@ -72,4 +73,4 @@ class ResidualConvMLP(nn.Module):
         self.fc2 = nn.Linear(hidden_dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(self.dwconv(self.act(self.fc1(x))))
+        return self.fc2(self.dwconv(activate(self.act, self.fc1(x))))

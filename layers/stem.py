@@ -11,6 +11,44 @@ from ..kernels import autocast
 from .plain import is_plain
 
 
+def convolve_image(x: Tensor, conv: nn.Conv2d) -> Tensor:
+    """Return a convolution of an image that is channels-last in memory, [B, C, H, W] -> [B, h, w, dim].
+
+    cuDNN fills an image's three channels up to eight, as tensor cores take them, in passes of its own; on GPUs in half
+    precision a compiler lays the image out where it casts it.
+    """
+    if torch.compiler.is_compiling() and x.is_cuda and _is_ordinary(conv):
+        (image,) = autocast.cast(x)
+        if image.dtype in (torch.bfloat16, torch.float16):
+            disjoint = conv.kernel_size == conv.stride and not any(conv.padding)
+            return (project_patches if disjoint else convolve_filled)(image, conv)
+    # A batch norm would keep other strides, and all blocks after it.
+    return conv(x).permute(0, 2, 3, 1).contiguous()
+
+
+def _is_ordinary(conv: nn.Module) -> bool:
+    """Return whether a convolution is no more than its weight, bias, stride and padding."""
+    settings = ("groups", 1), ("dilation", (1, 1)), ("padding_mode", "zeros")
+    plain = is_plain(conv, nn.Conv2d) and conv.bias is not None and not isinstance(conv.padding, str)
+    return plain and all(getattr(conv, name) == value for name, value in settings)
+
+
+def project_patches(x: Tensor, conv: nn.Conv2d) -> Tensor:
+    """Return a convolution over disjoint patches as a linear map of them, in the dtype of x."""
+    height, width = conv.kernel_size
+    x = x[..., : x.shape[-2] // height * height, : x.shape[-1] // width * width]
+    patches = x.unflatten(-1, (-1, width)).unflatten(-3, (-1, height)).permute(0, 2, 4, 3, 5, 1).flatten(3)
+    return F.linear(patches, conv.weight.permute(0, 2, 3, 1).flatten(1).to(x.dtype), conv.bias.to(x.dtype))
+
+
+def convolve_filled(x: Tensor, conv: nn.Conv2d) -> Tensor:
+    """Return a convolution of channels filled up with zeros to a multiple of 8, in the dtype of x."""
+    lack = (0, 0, 0, 0, 0, -x.shape[1] % 8)
+    weight = F.pad(conv.weight, lack).to(x.dtype)
+    out = F.conv2d(F.pad(x, lack), weight, conv.bias.to(x.dtype), conv.stride, conv.padding)
+    return out.permute(0, 2, 3, 1).contiguous()
+
+
 class ConvTokenizer(nn.Module):
     """Two overlapping 3x3 convolutions of stride 2, then a norm: [B, C, H, W] -> [B, ceil(H/4), ceil(W/4), dim].
 
@@ -28,7 +66,8 @@ class ConvTokenizer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         # Three channels are cheap to reorder; from here on every map is channels-last in memory.
         x = x.contiguous(memory_format=torch.channels_last)
-        return self.norm(self.conv2(self.conv1(x)).permute(0, 2, 3, 1))
+        x = convolve_image(x, self.conv1).permute(0, 3, 1, 2)
+        return self.norm(self.conv2(x).permute(0, 2, 3, 1))
 
 
 class PatchStem(nn.Module):
@@ -68,28 +107,7 @@ class PatchStem(nn.Module):
         if pad_height or pad_width:
             x = F.pad(x, (0, pad_width, 0, pad_height))
         x = x.contiguous(memory_format=self.cpu_format if x.device.type == "cpu" else torch.channels_last)
-        # A batch norm would keep other strides, and all blocks after it.
-        return self.norm(self._convolve(x).permute(0, 2, 3, 1).contiguous())
-
-    def _convolve(self, x: Tensor) -> Tensor:
-        """Return the convolution; on a GPU compiled in half precision as `_convolve_filled`."""
-        conv = self.conv
-        if torch.compiler.is_compiling() and x.is_cuda and x.shape[1] % 8 and is_plain(conv, nn.Conv2d):
-            (x,) = autocast.cast(x)
-            if x.dtype in (torch.bfloat16, torch.float16):
-                return self._convolve_filled(x)
-        return conv(x)
-
-    def _convolve_filled(self, x: Tensor) -> Tensor:
-        """Return the convolution, of channels filled up with zeros to a multiple of 8, as tensor cores take them.
-
-        cuDNN would fill them up itself, forward and again for the gradient, in passes of their own; a compiler does it
-        where it casts the image.
-        """
-        lack = (0, 0, 0, 0, 0, -x.shape[1] % 8)
-        conv = self.conv
-        weight, bias = F.pad(conv.weight, lack).to(x.dtype), conv.bias.to(x.dtype)
-        return F.conv2d(F.pad(x, lack), weight, bias, conv.stride, conv.padding)
+        return self.norm(convolve_image(x, self.conv))
 
     def _lack(self, extent: int) -> int:
         return -extent % self.stride if self.ceil_mode else max(self.smallest - extent, 0)

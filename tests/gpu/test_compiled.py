@@ -5,29 +5,15 @@ import copy
 import pytest
 import timm
 import torch
+from training_step import error, step
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 
 MODELS = {
     "van_nano": {"depths": (1, 1, 1, 1), "drop_path_rate": 0.0},
     "litv2_nano": {"drop_path_rate": 0.0},
+    "flatten_swin_nano": {"drop_path_rate": 0.0, "img_size": 64},
 }
-
-
-def step(function, model, images, dtype):
-    """Return the logits, the gradients and the buffers after a training step, in float32."""
-    with torch.autocast("cuda", dtype, enabled=dtype != torch.float32):
-        logits = function(images)
-    gradients = torch.autograd.grad(logits.float().sin().sum(), list(model.parameters()))
-    return [value.detach().float() for value in (logits, *gradients, *model.buffers())]
-
-
-def error(values, truth):
-    """Return the root of the mean of squared relative errors."""
-    # Some gradients are nothing but rounding, such as that of a bias before a batch norm.
-    least = 1e-3 * max(true.norm() for true in truth)
-    errors = [(value - true).norm() / true.norm().clamp_min(least) for value, true in zip(values, truth, strict=True)]
-    return torch.stack(errors).square().mean().sqrt().item()
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -14,6 +14,7 @@ from saccade.layers import (
     PatchStem,
 )
 from saccade.layers.position import pool_map, resize_map
+from saccade.layers.stem import _is_ordinary, convolve_filled, project_patches
 
 
 @pytest.mark.parametrize("size", [(1, 1), (4, 4), (5, 8), (31, 17)])
@@ -24,13 +25,21 @@ def test_stem_covers_any_size(stem, stride, size):
     assert module(torch.randn(1, 2, *size)).shape == (1, -(-size[0] // stride), -(-size[1] // stride), 8)
 
 
-def test_a_stem_of_filled_up_channels_is_the_same():
-    module = PatchStem(3, 8, kernel=7, padding=3).double()
-    x = torch.randn(2, 3, 12, 16, dtype=torch.float64)
-    found, truth = module._convolve_filled(x), module.conv(x)
+@pytest.mark.parametrize(("convolve", "kernel", "padding"), [(convolve_filled, 7, 3), (project_patches, 4, 0)])
+def test_convolutions_of_an_image_laid_out_otherwise_are_the_same(convolve, kernel, padding):
+    conv = nn.Conv2d(3, 8, kernel, stride=4, padding=padding).double()
+    x = torch.randn(2, 3, 13, 18, dtype=torch.float64)
+    found, truth = convolve(x, conv), conv(x).permute(0, 2, 3, 1)
     torch.testing.assert_close(found, truth)
-    gradients = [torch.autograd.grad(out.sin().sum(), module.conv.parameters()) for out in (found, truth)]
+    gradients = [torch.autograd.grad(out.sin().sum(), conv.parameters()) for out in (found, truth)]
     torch.testing.assert_close(*gradients)
+
+
+def test_only_ordinary_convolutions_are_laid_out_otherwise():
+    assert _is_ordinary(nn.Conv2d(3, 8, 4, stride=4))
+    others = {"bias": False}, {"groups": 3}, {"dilation": 2}, {"padding": "same"}, {"padding_mode": "circular"}
+    assert not any(_is_ordinary(nn.Conv2d(3, 9, 3, **options)) for options in others)
+    assert not _is_ordinary(nn.LazyConv2d(8, 4))
 
 
 @pytest.mark.parametrize("size", [(1, 1), (4, 6), (5, 4), (7, 7)])
