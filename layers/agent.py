@@ -8,7 +8,7 @@ from timm.layers import to_2tuple, trunc_normal_
 from torch import Tensor, nn
 
 from ..kernels.agent import agent_attention
-from .attention_core import AttentionCore, Layout, add_map, as_map, resample
+from .attention_core import AttentionCore, Layout, add_local, as_map, resample
 from .depthwise import DepthwiseConv2d
 from .position import pool_map, resize_map
 
@@ -121,7 +121,7 @@ class AgentCore(AttentionCore):
         values = as_map(v[:, prefixed:], key_grid)
         if layout.reduced:
             values = resample(values, grid)
-        return add_map(out, self.dwc(values), prefixed)
+        return add_local(out, self.dwc, values, prefixed)
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, agent_grid={self.agent_grid}"

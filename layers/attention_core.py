@@ -106,3 +106,14 @@ def add_map(tokens: Tensor, local: Tensor, num_prefix_tokens: int) -> Tensor:
         tokens[:, num_prefix_tokens:] += local
         return tokens
     return tokens + nn.functional.pad(local, (0, 0, num_prefix_tokens, 0)) if num_prefix_tokens else tokens + local
+
+
+def add_local(tokens: Tensor, convolve: Callable[..., Tensor], values: Tensor, num_prefix_tokens: int) -> Tensor:
+    """Add a depthwise convolution of a map [B, H, W, C] to the tokens behind the prefix.
+
+    Args:
+        convolve: the convolution. Tokens without a prefix are a map, which it is given as `add`, for it to add.
+    """
+    if num_prefix_tokens:
+        return add_map(tokens, convolve(values), num_prefix_tokens)
+    return convolve(values, add=as_map(tokens, values.shape[1:3])).flatten(1, 2)

@@ -117,14 +117,13 @@ class StripeAttention(nn.Module):
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, mean: Tensor | None, window: tuple[int, int]) -> Tensor:
         """Attend inside windows that divide the map."""
         values = _cut(v, window)
-        local = self.lepe(values)
         if isinstance(self.core, SoftmaxCore) and self.axis is not None:
             out = window_attention(*(self.core.split(x) for x in (q, k, v)), window).flatten(-2)
-            return out + _join(local, out)
+            return out + _join(self.lepe(values), out)
         if mean is not None:
             mean = mean.repeat_interleave(q.shape[1] * q.shape[2] // (window[0] * window[1]), 0)
         out = self.core(*(x.flatten(1, 2) for x in (_cut(q, window), _cut(k, window), values)), window, mean=mean)
-        return _join(out.view(local.shape) + local, q)
+        return _join(self.lepe(values, add=out.view(values.shape)), q)
 
     def extra_repr(self) -> str:
         return f"axis={self.axis}, stripe={self.stripe}"

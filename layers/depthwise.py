@@ -33,10 +33,10 @@ class DepthwiseConv2d(nn.Conv2d):
         super().__init__(dim, dim, kernel_size, padding=padding, groups=dim, bias=bias)
         self.activation, self.residual = activation, residual
 
-    def forward(self, x: Tensor, x_bias: Tensor | None = None) -> Tensor:
-        """Return the output; `x_bias` is as for `depthwise_conv2d`."""
+    def forward(self, x: Tensor, x_bias: Tensor | None = None, add: Tensor | None = None) -> Tensor:
+        """Return the output; `x_bias` and `add` are as for `depthwise_conv2d`."""
         options = {"activation": self.activation, "residual": self.residual}
-        return depthwise_conv2d(x, self.weight, self.bias, x_bias=x_bias, **options)
+        return depthwise_conv2d(x, self.weight, self.bias, x_bias=x_bias, add=add, **options)
 
     def extra_repr(self) -> str:
         activation = f", activation={self.activation}" if self.activation else ""

@@ -1,6 +1,7 @@
 """Focused linear attention: the core of FLatten Transformer."""
 
 import math
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 
 from ..kernels.depthwise import depthwise_conv2d
 from ..kernels.linear import linear_attention
-from .attention_core import AttentionCore, Layout, add_map, as_map
+from .attention_core import AttentionCore, Layout, add_local, as_map
 from .depthwise import DepthwiseConv2d
 from .position import resize_codes
 
@@ -83,5 +84,4 @@ class FocusedLinearCore(AttentionCore):
         if layout.reduced:
             values = F.interpolate(values.mT, size=grid[0] * grid[1], mode="linear", align_corners=False).mT
         weight, bias = self.dwc.weight.repeat(self.num_heads, 1, 1, 1), self.dwc.bias.repeat(self.num_heads)
-        local = depthwise_conv2d(as_map(values, grid), weight, bias)
-        return add_map(out, local, prefixed)
+        return add_local(out, partial(depthwise_conv2d, weight=weight, bias=bias), as_map(values, grid), prefixed)

@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .attention_core import AttentionCore, add_map, as_map
+from .attention_core import AttentionCore, add_local, as_map
 from .depthwise import DepthwiseConv2d
 from .qkv import build_core, project
 
@@ -67,7 +67,7 @@ class GatedMixer(nn.Module):
         mean = tokens.mean(1) if self.core.needs_mean else None
         out = self.core(q, k, v, grid, num_prefix_tokens=prefixed, mean=mean)
         if self.local is not None:
-            out = add_map(out, self.local(as_map(v[:, prefixed:], grid)), prefixed)
+            out = add_local(out, self.local, as_map(v[:, prefixed:], grid), prefixed)
         return self.proj(self.norm(out) * self.act(gate)).view(x.shape)
 
 

@@ -83,7 +83,7 @@ class SoftmaxFreeAttention(nn.Module):
         out = out.transpose(1, 2).flatten(-2).view(x.shape).to(v.dtype)
         if self.local is not None:
             weight = self.local.weight.repeat_interleave(values.shape[-1], 0).to(v.dtype)
-            out = out + depthwise_conv2d(v, weight)
+            out = depthwise_conv2d(v, weight, add=out)
         return self.proj_drop(self.proj(out))
 
     def _landmarks(self, q: Tensor) -> Tensor:

@@ -31,6 +31,11 @@ class Case:
         shapes += [(channels,)] * 3 if self.bias else []
         return [torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype) for shape in shapes]
 
+    def addend(self, dtype=torch.float64) -> Tensor:
+        """Return another map, for a convolution to add."""
+        generator = torch.Generator().manual_seed(self.seed + 1)
+        return torch.randn(self.shape, generator=generator, dtype=torch.float64).to(dtype)
+
 
 @st.composite
 def cases(draw) -> Case:

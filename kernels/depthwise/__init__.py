@@ -20,6 +20,7 @@ def depthwise_conv2d(
     activation: str | None = None,
     residual: bool = False,
     x_bias: Tensor | None = None,
+    add: Tensor | None = None,
 ) -> Tensor:
     """Convolve each channel of a channels-last map with its own kernel, zero-padded to keep the map.
 
@@ -32,6 +33,8 @@ def depthwise_conv2d(
         residual: whether x is added at the end.
         x_bias: [C], a bias that has been added to x already, without its gradient: that is the sum of x's, which comes
             in the same pass over the map.
+        add: [B, H, W, C], in the dtype of x, a map that is added at the end, before the result is rounded; not along
+            with `residual`. Like x it is cast under autocast. Its gradient is that of the output, the same tensor.
 
     Returns:
         [B, H, W, C] in the dtype of x, differentiable once. Everything before the output is in float32 (float64 for
@@ -41,12 +44,14 @@ def depthwise_conv2d(
         ValueError: an argument has a shape, dtype, device or value that is not valid.
     """
     (x,) = cast(x)
-    _, _, _, *settings = _describe(x, weight, bias, dilation, activation, residual, x_bias)
-    return call(x, weight, bias, x_bias, *settings, dispatch.requested())
+    if add is not None:
+        (add,) = cast(add)
+    _, _, _, *settings = _describe(x, weight, bias, dilation, activation, residual, x_bias, add)
+    return call(x, weight, bias, x_bias, add, *settings, dispatch.requested())
 
 
-def _describe(x, weight, bias=None, dilation=1, activation=None, residual=False, x_bias=None) -> tuple:
-    dilation = check_convolution(x, weight, bias, dilation, activation, x_bias)
+def _describe(x, weight, bias=None, dilation=1, activation=None, residual=False, x_bias=None, add=None) -> tuple:
+    dilation = check_convolution(x, weight, bias, dilation, activation, residual, x_bias, add)
     return x, weight, bias, dilation, activation, residual
 
 

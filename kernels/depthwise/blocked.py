@@ -67,14 +67,17 @@ def forward(
     dilation: Sequence[int],
     activation: str | None = None,
     residual: bool = False,
+    add: Tensor | None = None,
 ) -> Tensor:
-    """Return the output [B, H, W, C] in the dtype of x."""
+    """Return the output [B, H, W, C] in the dtype of x; `add` is a map like x that is added at the end."""
     wide = widen(x)
     out = _convolve(wide, weight, bias, dilation)
     if activation:
         torch.ops.aten.gelu_(out)
     if residual:
         out += wide
+    if add is not None:
+        out += add
     return out.to(x.dtype)
 
 

@@ -32,8 +32,23 @@ def check_activation(activation: str | None) -> None:
         raise ValueError(f"activation={activation!r}; valid: None, {', '.join(map(repr, ACTIVATIONS))}")
 
 
+def check_addend(add: Tensor, x: Tensor, residual: bool) -> None:
+    if residual:
+        raise ValueError("add is a map and residual=True; valid: one of the two")
+    if add.dtype != x.dtype:
+        raise ValueError(f"add has dtype {add.dtype}; valid: that of x, {x.dtype}")
+    check_parameter("add", add, x.shape, x)
+
+
 def check_convolution(
-    x: Tensor, weight: Tensor, bias: Tensor | None, dilation, activation, x_bias: Tensor | None
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    dilation,
+    activation,
+    residual: bool,
+    x_bias: Tensor | None,
+    add: Tensor | None,
 ) -> tuple[int, int]:
     """Check the arguments of a depthwise convolution and return its dilation of rows and of columns."""
     check_activation(activation)
@@ -41,4 +56,6 @@ def check_convolution(
     check_kernel("", weight, bias, x)
     if x_bias is not None:
         check_parameter("x_bias", x_bias, x.shape[-1:], x)
+    if add is not None:
+        check_addend(add, x, residual)
     return check_dilation(dilation)

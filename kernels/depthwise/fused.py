@@ -129,11 +129,13 @@ def forward(
     dilation: Sequence[int],
     activation: str | None = None,
     residual: bool = False,
+    add: Tensor | None = None,
 ) -> Tensor:
-    """Return the output [B, H, W, C] in the dtype of x."""
+    """Return the output [B, H, W, C] in the dtype of x; `add` is a map like x that is added at the end."""
     x = readable(x)
-    epilogue = "_".join(filter(None, (activation, "add" if residual else None)))
-    return convolve(x, weight, bias, dilation, x if residual else None, epilogue=epilogue)
+    more = x if residual else None if add is None else readable(add)
+    epilogue = "_".join(filter(None, (activation, None if more is None else "add")))
+    return convolve(x, weight, bias, dilation, more, epilogue=epilogue)
 
 
 @on_device

@@ -379,34 +379,35 @@ def convolve_strips(
             out_line += out_row
             acc = added[COLUMNS:]
     # Rows of outputs at the foot of the map, which no further row of inputs serves.
-    for o in range(end - (KH - 1), tl.minimum(rows, end - KH // 2)):
-        wanted = o >= 0
-        more, inner = None, None
-        if reads_more(EPILOGUE):
-            more = load_beside(more_line, high - BEFORE, here, wanted, MORE_STEP, COLUMNS, AFTER, EVEN)
-            more_line += more_row
-        if reads_inner(EPILOGUE):
-            inner = load_beside(inner_line, high - BEFORE, here, wanted, INNER_STEP, COLUMNS, AFTER, EVEN)
-            inner_line += inner_row
-        total = store_places(
-            out_line,
-            acc[:COLUMNS],
-            more,
-            inner,
-            total,
-            moved,
-            high - BEFORE,
-            here,
-            wanted,
-            OUT_STEP,
-            OVERLAP,
-            AFTER,
-            EVEN,
-            EPILOGUE,
-            MORE_DTYPE,
-            TOTALS,
-        )
-        out_line += out_row
-        acc = acc[COLUMNS:] + zeros(COLUMNS, CHANNELS)
+    if KH > 1:
+        for o in range(end - (KH - 1), tl.minimum(rows, end - KH // 2)):
+            wanted = o >= 0
+            more, inner = None, None
+            if reads_more(EPILOGUE):
+                more = load_beside(more_line, high - BEFORE, here, wanted, MORE_STEP, COLUMNS, AFTER, EVEN)
+                more_line += more_row
+            if reads_inner(EPILOGUE):
+                inner = load_beside(inner_line, high - BEFORE, here, wanted, INNER_STEP, COLUMNS, AFTER, EVEN)
+                inner_line += inner_row
+            total = store_places(
+                out_line,
+                acc[:COLUMNS],
+                more,
+                inner,
+                total,
+                moved,
+                high - BEFORE,
+                here,
+                wanted,
+                OUT_STEP,
+                OVERLAP,
+                AFTER,
+                EVEN,
+                EPILOGUE,
+                MORE_DTYPE,
+                TOTALS,
+            )
+            out_line += out_row
+            acc = acc[COLUMNS:] + zeros(COLUMNS, CHANNELS)
     if TOTALS:
         tl.store(totals_ptr + strip.to(tl.int64) * channels + c, total, mask=here)

@@ -21,13 +21,14 @@ def convolution(
     weight: Tensor,
     bias: Tensor | None,
     x_bias: Tensor | None,
+    add: Tensor | None,
     dilation: Sequence[int],
     activation: str | None,
     residual: bool,
     backend: str,
 ) -> Tensor:
     problem = (x, weight, bias, dilation, activation, residual)
-    return OPERATOR.choose(backend, "forward", *problem).forward(*problem)
+    return OPERATOR.choose(backend, "forward", *problem).forward(*problem, add)
 
 
 @convolution.register_fake
@@ -59,18 +60,20 @@ def _(dout, x, *rest):
 
 
 def _save(ctx, inputs, output):
-    ctx.settings = inputs[1 + PARAMETERS :]
+    add, *ctx.settings = inputs[1 + PARAMETERS :]
+    ctx.adds = add is not None
     ctx.save_for_backward(*inputs[: 1 + PARAMETERS])
 
 
 def _gradients(ctx, dout):
     x, *parameters = ctx.saved_tensors
     dx, *gradients = call_backward(dout, x, *parameters, *ctx.settings)
-    return dx, *as_given(gradients, parameters), *(None for _ in ctx.settings)
+    dadd = dout if ctx.adds else None
+    return dx, *as_given(gradients, parameters), dadd, *(None for _ in ctx.settings)
 
 
 call = differentiable(
-    convolution, _save, _gradients, fold_into_batch(lambda *inputs: call(*inputs), tensors=4, shared=(1, 2, 3))
+    convolution, _save, _gradients, fold_into_batch(lambda *inputs: call(*inputs), tensors=5, shared=(1, 2, 3))
 )
 call_backward = differentiable_once(
     convolution_backward,

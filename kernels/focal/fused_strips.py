@@ -193,23 +193,24 @@ def focus_strips(
             )
         acc = added[COLUMNS:]
     # Rows of outputs at the foot of the map, which no further row of inputs serves.
-    for o in range(end - (KH - 1), tl.minimum(rows, height - first)):
-        if o >= 0:
-            total = store_contexts(
-                line_at(out_image, first + o, out_strides, WIDE),
-                line_at(convolved_image, first + o, out_strides, WIDE) if KEEPS else None,
-                acc[:COLUMNS],
-                total,
-                left,
-                width,
-                here,
-                STEP,
-                INSIDE,
-                EVEN,
-                KEEPS,
-                SUMS,
-            )
-        acc = acc[COLUMNS:] + zeros(COLUMNS, CHANNELS)
+    if KH > 1:
+        for o in range(end - (KH - 1), tl.minimum(rows, height - first)):
+            if o >= 0:
+                total = store_contexts(
+                    line_at(out_image, first + o, out_strides, WIDE),
+                    line_at(convolved_image, first + o, out_strides, WIDE) if KEEPS else None,
+                    acc[:COLUMNS],
+                    total,
+                    left,
+                    width,
+                    here,
+                    STEP,
+                    INSIDE,
+                    EVEN,
+                    KEEPS,
+                    SUMS,
+                )
+            acc = acc[COLUMNS:] + zeros(COLUMNS, CHANNELS)
     if SUMS:
         strip = tl.program_id(0).to(tl.int64) * SIDE + side
         tl.store(partial_ptr + strip * channels + c, total * share, mask=here)
@@ -329,30 +330,31 @@ def differentiate_level_strips(
             )
         acc = added[COLUMNS:]
     # Rows of outputs at the foot of the map, which no further row of inputs serves.
-    for o in range(end - (KH - 1), tl.minimum(rows, height - first)):
-        if o >= 0:
-            y = first + o
-            at = packed_line(dmodulator_image, y, strides, PACK, WIDE)
-            dmodulator = load_places(at, left, width, here, GAP, 0, COLUMNS, INSIDE, EVEN)
-            at = packed_line(convolved_image, y, convolved_strides, PACK, WIDE)
-            convolved = load_places(at, left, width, here, GAP, 0, COLUMNS, INSIDE, EVEN)
-            gates_line = line_at(gates_image, y, gates_strides, WIDE)
-            gates = load_places(gates_line, left, width, here, GATES_STEP, 0, COLUMNS, INSIDE, True)
-            store_level(
-                line_at(out_image, y, strides, WIDE),
-                in_float32(convolved, dtype),
-                acc,
-                spread(gates, SIDE, PACK),
-                in_float32(dmodulator, dtype),
-                factor,
-                out_left,
-                width,
-                out_here,
-                STEP,
-                INSIDE,
-                EVEN,
-            )
-        acc = acc[COLUMNS:] + zeros(COLUMNS, CHANNELS)
+    if KH > 1:
+        for o in range(end - (KH - 1), tl.minimum(rows, height - first)):
+            if o >= 0:
+                y = first + o
+                at = packed_line(dmodulator_image, y, strides, PACK, WIDE)
+                dmodulator = load_places(at, left, width, here, GAP, 0, COLUMNS, INSIDE, EVEN)
+                at = packed_line(convolved_image, y, convolved_strides, PACK, WIDE)
+                convolved = load_places(at, left, width, here, GAP, 0, COLUMNS, INSIDE, EVEN)
+                gates_line = line_at(gates_image, y, gates_strides, WIDE)
+                gates = load_places(gates_line, left, width, here, GATES_STEP, 0, COLUMNS, INSIDE, True)
+                store_level(
+                    line_at(out_image, y, strides, WIDE),
+                    in_float32(convolved, dtype),
+                    acc,
+                    spread(gates, SIDE, PACK),
+                    in_float32(dmodulator, dtype),
+                    factor,
+                    out_left,
+                    width,
+                    out_here,
+                    STEP,
+                    INSIDE,
+                    EVEN,
+                )
+            acc = acc[COLUMNS:] + zeros(COLUMNS, CHANNELS)
 
 
 @triton.jit

@@ -28,12 +28,19 @@ def window(window, counts, bias=True, mask=None, heads=2, dim=32, value_dim=32):
     return ours, tensors
 
 
-def convolution(name, shape, kernel=(5, 5), dilated_kernel=(7, 7), dilation=(3, 3), bias=True, **options):
+def convolution(name, shape, kernel=(5, 5), dilated_kernel=(7, 7), dilation=(3, 3), bias=True, add=False, **options):
     case = large_kernel_cases.Case(shape, kernel, dilated_kernel, dilation, bias, seed=0)
     operator = large_kernel_cases.widest(name)
     inputs = [x.detach() * (0.2 if at else 1) for at, x in enumerate(operator.inputs(case))]
     tensors = {f"x{at}": x for at, x in enumerate(inputs)}
-    return lambda **tensors: (operator.ours(*tensors.values(), dilation=dilation, **options),), tensors
+    names = tuple(tensors)
+    if add:
+        tensors["add"] = case.addend()
+
+    def ours(**tensors):
+        return (operator.ours(*[tensors.pop(name) for name in names], **tensors, dilation=dilation, **options),)
+
+    return ours, tensors
 
 
 def focal(*arguments):
@@ -81,6 +88,15 @@ CALLS = {
     ),
     "depthwise 13x13, GELU": lambda: convolution(
         "depthwise_conv2d", (2, 28, 30, 160), dilated_kernel=(13, 13), dilation=(1, 1), activation="gelu"
+    ),
+    "depthwise 3x3, added map": lambda: convolution(
+        "depthwise_conv2d", (4, 56, 50, 96), dilated_kernel=(3, 3), dilation=(1, 1), add=True
+    ),
+    "depthwise 5x5, odd, added map": lambda: convolution(
+        "depthwise_conv2d", (3, 14, 13, 27), dilated_kernel=(5, 5), dilation=(1, 1), add=True
+    ),
+    "depthwise 13x13, GELU, added map": lambda: convolution(
+        "depthwise_conv2d", (2, 28, 30, 160), dilated_kernel=(13, 13), dilation=(1, 1), activation="gelu", add=True
     ),
     "large kernel": lambda: convolution("large_kernel_attention", (4, 28, 30, 64)),
     "large kernel, wide": lambda: convolution("large_kernel_attention", (2, 14, 14, 320), activation="gelu"),
@@ -136,7 +152,17 @@ def test_fused_kernels_equal_the_definition(name, dtype):
 
 
 @pytest.mark.parametrize(
-    "name", ["window 7x7, mask", "batch norm", "depthwise 3x3, GELU", "large kernel", "focal", "rala", "agent"]
+    "name",
+    [
+        "window 7x7, mask",
+        "batch norm",
+        "depthwise 3x3, GELU",
+        "depthwise 3x3, added map",
+        "large kernel",
+        "focal",
+        "rala",
+        "agent",
+    ],
 )
 def test_compiled_and_captured(name):
     function, tensors = CALLS[name]()

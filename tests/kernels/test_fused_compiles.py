@@ -113,6 +113,11 @@ for kernel in (3, 13):
     fused.backward(x, *call)
 call = (x, empty(96, 1, 3, 3), None, (1, 1), None, False)
 fused.backward(x, *call, empty(96, dtype=torch.float32))
+# Of the kernel one row can meet the map.
+for activation in (None, "gelu"):
+    call = (empty(2, 2, 5, 96), empty(96, 1, 3, 3), None, (2, 1), activation, False)
+    fused.forward(*call)
+    fused.backward(call[0], *call)
 weight = empty(96, 1, 3, 5)
 fused.correlate_gelu(x, x, weight, None, (1, 1), fused.taps(weight))
 """,
@@ -139,9 +144,9 @@ for channels, activation, dtype in (64, None, torch.bfloat16), (192, "gelu", tor
     "focal": """
 from saccade.kernels.focal import fused
 
-for channels, kernels in (96, (3, 5)), (96, (7, 9)), (192, (3, 5)):
+for channels, kernels, side in (96, (3, 5), 28), (96, (7, 9), 28), (192, (3, 5), 28), (96, (3, 5), 1):
     weights = [empty(channels, 1, k, k) for k in kernels]
-    call = (empty(2, 28, 28, 2 * channels + 16), weights, empty(channels, channels), empty(channels), False)
+    call = (empty(2, side, side, 2 * channels + 16), weights, empty(channels, channels), empty(channels), False)
     fused.backward(*fused.forward(*call, True), *call)
 """,
 }

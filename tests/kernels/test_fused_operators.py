@@ -22,7 +22,7 @@ from saccade.kernels.large_kernel import fused_plan as point_plan
 from saccade.kernels.linear import fused_plan
 from saccade.kernels.window import window_attention
 
-MAPS = ("q", "k", "v", "agents", "x", "projected")
+MAPS = ("q", "k", "v", "agents", "x", "projected", "add")
 
 
 def window(q, k, v, bias=None, mask=None):
@@ -60,7 +60,10 @@ def call(operator):
         inputs = [x.detach() * (1 if at == 0 else 0.3) for at, x in enumerate(chosen.inputs(case))]
         names = ("x", *(f"parameter{at}" for at in range(1, len(inputs))))
         options = {"dilation": case.dilation, **OPTIONS}
-        return dict(zip(names, inputs)), lambda **tensors: chosen.ours(*tensors.values(), **options)
+        tensors = dict(zip(names, inputs))
+        if options.pop("add", False):
+            tensors["add"] = case.addend()
+        return tensors, lambda **tensors: chosen.ours(*[tensors.pop(name) for name in names], **tensors, **options)
     case = {"linear": linear_cases, "agent": agent_cases}[operator].Case(**CASE)
     tensors = {name: x.detach() for name, x in case.tensors().items()}
     return tensors, case.ours
@@ -154,7 +157,8 @@ CASES = {
         "uneven": convolution((1, 7, 5, 8), (3, 7), (2, 1), bias=False, residual=True),
         "tall": convolution((1, 10, 9, 5), (13, 3), (1, 2), activation="gelu"),
         "wide": convolution((1, 5, 9, 70), (3, 11), activation="gelu", residual=True),
-        "by tiles": convolution((1, 9, 6, 10), (9, 9), activation="gelu"),
+        "by tiles": convolution((1, 9, 6, 10), (9, 9), activation="gelu", add=True),
+        "added map": convolution((1, 7, 9, 40), (5, 5), add=True),
         "back in one pass": convolution((2, 5, 9, 70), (3, 3), activation="gelu", residual=True),
     },
     "large_kernel_attention": {

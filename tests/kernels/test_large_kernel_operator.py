@@ -49,8 +49,11 @@ def test_opcheck(operator, backend, case):
         plain = [x if x is None else x.detach() for x in inputs]
         out = getattr(torch.ops.saccade, operator.name)(*plain, *settings)
         kept = out[1:] if isinstance(out, tuple) else ()
-        arguments = (torch.randn_like(plain[0]), plain[0], *kept, *plain[1:], *settings)
-        torch.library.opcheck(getattr(torch.ops.saccade, f"{operator.name}_backward").default, arguments)
+        op = getattr(torch.ops.saccade, f"{operator.name}_backward").default
+        arguments = [torch.randn_like(plain[0]), plain[0], *kept, *plain[1:]]
+        # A map that is added has no part in it.
+        arguments = arguments[: len(op._schema.arguments) - len(settings)]
+        torch.library.opcheck(op, (*arguments, *settings))
 
 
 @each_operator
@@ -207,6 +210,10 @@ FIELDS = {"x": MAP, "local_weight": KERNEL, "spatial_weight": KERNEL, "point_wei
         ({"weight": KERNEL.to("meta")}, r"weight is on meta; valid: the device of x, cpu"),
         ({"bias": torch.zeros(3)}, r"bias has shape \[3\]; valid: \[4\]"),
         ({"x_bias": torch.zeros(3)}, r"x_bias has shape \[3\]; valid: \[4\]"),
+        ({"add": MAP[:1]}, r"add has shape \[1, 8, 9, 4\]; valid: \[2, 8, 9, 4\]"),
+        ({"add": MAP.double()}, r"add has dtype torch.float64; valid: that of x, torch.float32"),
+        ({"add": MAP.to("meta")}, r"add is on meta; valid: the device of x, cpu"),
+        ({"add": MAP, "residual": True}, r"add is a map and residual=True; valid: one of the two"),
         ({"dilation": 0}, r"dilation=0; valid: 1 or more"),
         ({"dilation": (1, 2, 3)}, r"dilation=\(1, 2, 3\) has 3 entries; valid: one int or 2"),
         ({"dilation": 2.0}, r"dilation=2.0 must be of type int, got float"),

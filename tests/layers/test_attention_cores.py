@@ -9,6 +9,7 @@ import torch
 from neighborhood_cases import distance
 from torch import nn
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 import saccade.layers.qkv
@@ -224,6 +225,24 @@ def test_per_sample_gradients_and_inference_mode(core):
         torch.testing.assert_close(found[name].sum(0), p.grad)
     with torch.inference_mode():
         torch.testing.assert_close(mixer(x), out)
+
+
+@pytest.mark.parametrize("core", ["agent", "focused"])
+@pytest.mark.parametrize("prefixed", [0, 2])
+def test_convolutions_add_their_values_to_tokens_themselves(core, prefixed):
+    """A prefix, which is no part of the map, needs a pass of its own."""
+    given = []
+
+    class Record(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, arguments=(), kwargs=None):
+            if function is torch.ops.saccade.depthwise_conv2d.default:
+                given.append(arguments[4])
+            return function(*arguments, **(kwargs or {}))
+
+    core = build_core(core, 8, 2, (3, 4), num_prefix_tokens=prefixed)
+    with Record():
+        core(*random([3, 2, 12 + prefixed, 8], 0), (3, 4), num_prefix_tokens=prefixed)
+    assert [add is None for add in given] == [bool(prefixed)]
 
 
 def test_focused_position_is_added_to_keys_alone():

@@ -30,13 +30,18 @@ def test_command_writes_what_accelerate_reads(tmp_path, monkeypatch, capsys):
 
 def test_what_fails_or_has_no_time_says_so():
     late = "TimeoutError: the budget was used up"
-    rows = list(accelerate.model_rows([SWIN], 32, ["none"], CPU, end=0))
+    rows = list(accelerate.model_rows({SWIN: 32}, ["none"], CPU, end=0))
     assert [row["error"] for row in rows] == [late] * 2
     assert [row["error"] for row in accelerate.depthwise_rows([Case(1, 7, 7, 4, 7, 1)], CPU, end=0)] == [late] * 2
     assert measured.model_gains({"environment": {}, "rows": rows}) == []
     assert late in accelerate.summary(rows, ["infer_images_per_s"], faster=True)
-    (row, _) = accelerate.model_rows(["no_such_model"], 32, ["none"], CPU, end=float("inf"))
+    (row, _) = accelerate.model_rows({"no_such_model": 32}, ["none"], CPU, end=float("inf"))
     assert "no_such_model" in row["error"]
+
+
+def test_each_model_gets_images_of_its_own_size():
+    assert [accelerate.own_size(name) for name in (SWIN, "halonet26t", "nat_nano")] == [224, 256, 32]
+    assert {accelerate.own_size(name) for name in accelerate.MODELS} == {224, 256}
 
 
 def test_gains_are_ratios():

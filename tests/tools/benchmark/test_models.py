@@ -2,6 +2,7 @@
 
 import csv
 import json
+from itertools import product
 
 import pytest
 import timm
@@ -167,7 +168,7 @@ def test_models_are_compiled_in_processes(monkeypatch):
         return warm.subprocess.CompletedProcess(words, returncode=int("van_nano" in words))
 
     monkeypatch.setattr(warm.subprocess, "run", process)
-    assert warm.warm(["nat_nano", "van_nano"], [224, 448], ["infer", "train"], "default", 3) == 2
+    assert warm.warm(product(["nat_nano", "van_nano"], [224, 448]), ["infer", "train"], "default", 3) == 2
     module = "saccade.tools.benchmark.warm"
     assert sorted(run) == [
         [module, name, size, "default", "as-is", "infer", "train"]
