@@ -163,9 +163,10 @@ models     batches of 256 (inference) and 128 (training) images of 224 pixels, a
            pixels. modes=share times attention alone (RAVLT, MAViT and others made of cores between projections), for
            its share of a step. compile is reduce-overhead (default: CUDA graphs), default, max-autotune or none.
            warm=4 compiles on the GPU in so many processes before; budget ends everything.
-accelerate timm's models before and after saccade.accelerate, eager and with CUDA graphs, and large depthwise
-           convolutions (torch's and ours), which depthwise=false leaves out. In a checkout, out=models/accelerate
-           records the figures where saccade.accelerate reads them. warm and budget (default 570) as above.
+accelerate timm's models before and after saccade.accelerate, eager and with CUDA graphs, on images of each model's
+           own size unless size= says another, and large depthwise convolutions (torch's and ours), which
+           depthwise=false leaves out. In a checkout, out=models/accelerate records the figures where
+           saccade.accelerate reads them. warm and budget (default 570) as above.
 
 examples
   saccade benchmark kernels op=neighborhood           the rows of kernels/neighborhood/NOTES.md

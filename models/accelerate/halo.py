@@ -2,8 +2,8 @@
 
 Blocks are the strides of neighborhood attention, with a window of a block and its halo. The position logits are a
 product of queries and relative positions: they join q . k as further channels, in which a key is the unit vector of
-its place. Places are counted modulo the window, where the keys of one window are all different. That is exact, but what
-the attention matrix costs timm, the further channels and the padding cost here: whether it gains is to be measured.
+its place. Places are counted modulo the window, where the keys of one window are all different. That is exact, but the
+further channels and the padding cost more than timm's attention matrix: halonet26t runs at 0.48x on an H200.
 """
 
 import torch

@@ -7,7 +7,7 @@ depthwise convolution is swapped for the shapes that won.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -44,18 +44,25 @@ DEPTHWISE = tuple(
 )
 
 
+def own_size(name: str) -> int:
+    """Return the side, in pixels, of the images that a model of timm's is made for."""
+    cfg = timm.get_pretrained_cfg(name)
+    return 224 if cfg is None else cfg.input_size[-1]
+
+
 def model_rows(
-    names: Sequence[str], size: int, compilations: Sequence[str], device: torch.device, end: float
+    sizes: Mapping[str, int], compilations: Sequence[str], device: torch.device, end: float
 ) -> Iterator[dict]:
     """Measure each model as timm has it and accelerated, in inference and training; what fails says why in its row.
 
     Args:
+        sizes: the models' names, and the side of each one's images.
         compilations: modes of torch.compile, or "none".
         end: the time, on the monotonic clock, after which nothing more is begun.
     """
     for compilation in compilations:
-        setting = f"{size} pixels, bfloat16, compile={compilation}"
-        for name in names:
+        for name, size in sizes.items():
+            setting = f"{size} pixels, bfloat16, compile={compilation}"
             for implementation in (measured.BEFORE, measured.AFTER):
                 row = {"case": f"{name}, {setting}", "implementation": implementation}
                 row |= {"model": name, "setting": setting}
@@ -130,7 +137,9 @@ def main(words: list[str]) -> None:
     device = read_device(settings["device"])
     cuda = device.type == "cuda"
     names = read_list("models", settings["models"], timm.list_models())
-    size = read_number("size", settings["size"] or ("224" if cuda else "64"), least=32)
+    asked = settings["size"] or ("" if cuda else "64")
+    size = read_number("size", asked, least=32) if asked else None
+    sizes = {name: own_size(name) if size is None else size for name in names}
     compilations = read_list(
         "compile", settings["compile"] or ("none,reduce-overhead" if cuda else "none"), COMPILATIONS
     )
@@ -146,6 +155,6 @@ def main(words: list[str]) -> None:
     processes = read_number("warm", settings["warm"], least=0)
     for compilation in compilations if cuda and processes else ():
         if compilation != "none":
-            warm(names, [size], list(BATCH), compilation, processes, (AS_IS, ACCELERATED))
+            warm(sizes.items(), list(BATCH), compilation, processes, (AS_IS, ACCELERATED))
     told = partial(summary, figures=("infer_images_per_s", "train_images_per_s"), faster=True)
-    collect(measured.MODELS, model_rows(names, size, compilations, device, end), out, device, told)
+    collect(measured.MODELS, model_rows(sizes, compilations, device, end), out, device, told)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Iterator, Sequence
+from itertools import product
 from pathlib import Path
 
 import timm
@@ -126,7 +127,7 @@ def main(words: list[str]) -> None:
     processes = read_number("warm", settings["warm"], least=0)
     if processes and cuda and compilation != ["none"]:
         steps = [measure for measure in measures if measure in BATCH]
-        failed = warm(names, sizes, steps, compilation[0], processes)
+        failed = warm(product(names, sizes), steps, compilation[0], processes)
         print(
             f"compiled in {time.monotonic() - start:.0f} s" + f", {failed} of them in vain" * bool(failed), flush=True
         )

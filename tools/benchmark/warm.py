@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 
@@ -20,21 +20,21 @@ AS_IS, ACCELERATED = "as-is", "accelerated"
 
 
 def warm(
-    names: Sequence[str],
-    sizes: Sequence[int],
+    cases: Iterable[tuple[str, int]],
     measures: Sequence[str],
     compilation: str,
     processes: int,
     forms: Sequence[str] = (AS_IS,),
 ) -> int:
-    """Compile each model for each size on the GPU, in so many processes at a time; return how many of them failed.
+    """Compile models on the GPU, in so many processes at a time; return how many of them failed.
 
     Args:
+        cases: names of models, each with the side of its images.
         forms: "as-is", "accelerated" or both.
     """
 
-    def compiled(what: tuple[str, int, str]) -> bool:
-        name, size, form = what
+    def compiled(what: tuple[tuple[str, int], str]) -> bool:
+        (name, size), form = what
         words = [sys.executable, "-m", __name__, name, str(size), compilation, form, *measures]
         return subprocess.run(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=env).returncode == 0
 
@@ -42,7 +42,7 @@ def warm(
     workers = max(1, (os.cpu_count() or 1) // processes)
     env = {"TORCHINDUCTOR_COMPILE_THREADS": str(workers), **os.environ}
     with ThreadPoolExecutor(processes) as pool:
-        return list(pool.map(compiled, product(names, sizes, forms))).count(False)
+        return list(pool.map(compiled, product(cases, forms))).count(False)
 
 
 def main(words: list[str]) -> None:
