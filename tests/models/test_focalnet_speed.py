@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from saccade.models.focalnet_checkpoint import checkpoint_filter_fn
 
-from ..speed import assert_no_slower
+from ..speed import assert_same_and_no_slower
 
 
 class PlainModulation(nn.Module):
@@ -97,4 +97,4 @@ def test_no_slower_than_plain_modules(name, levels):
     plain = PlainFocalNet(96, [2, 2, 6, 2], 3, levels).eval()
     ours = timm.create_model(name).eval()
     ours.load_state_dict(checkpoint_filter_fn(plain.state_dict(), ours))
-    assert_no_slower(ours, plain, name)
+    assert_same_and_no_slower(ours, plain, name)

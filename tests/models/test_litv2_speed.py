@@ -8,7 +8,7 @@ from torchvision.ops import DeformConv2d
 
 from saccade.models.litv2_checkpoint import checkpoint_filter_fn
 
-from ..speed import assert_no_slower
+from ..speed import assert_same_and_no_slower
 
 
 class HiLo(nn.Module):
@@ -168,4 +168,4 @@ def test_no_slower_than_plain_modules(name, alpha):
         nn.init.normal_(layer.downsample.dconv.conv_offset.weight, std=0.1)
     ours = timm.create_model(name).eval()
     ours.load_state_dict(checkpoint_filter_fn(plain.state_dict(), ours))
-    assert_no_slower(ours, plain, name)
+    assert_same_and_no_slower(ours, plain, name)

@@ -5,11 +5,10 @@ import timm
 
 import saccade  # noqa: F401  registers the models
 
-from ..speed import median_ms
+from ..speed import assert_no_slower
 
 
 @pytest.mark.speed
 def test_nat_mini_is_no_slower_than_swin_tiny():
-    nat, swin = median_ms(timm.create_model("nat_mini"), timm.create_model("swin_tiny_patch4_window7_224"))
-    print(f"nat_mini {nat:.0f} ms, swin_tiny {swin:.0f} ms")
-    assert nat <= swin
+    models = (timm.create_model(name) for name in ("nat_mini", "swin_tiny_patch4_window7_224"))
+    assert_no_slower(*models, "nat_mini beside swin_tiny", bound=1)

@@ -5,7 +5,7 @@ import timm
 
 from saccade.models.van_checkpoint import checkpoint_filter_fn
 
-from ..speed import assert_no_slower
+from ..speed import assert_same_and_no_slower
 from .plain_van import PlainVAN
 
 
@@ -14,4 +14,4 @@ def test_no_slower_than_plain_modules():
     plain = PlainVAN((32, 64, 160, 256), (3, 3, 5, 2), (8, 8, 4, 4)).eval()
     ours = timm.create_model("van_b0").eval()
     ours.load_state_dict(checkpoint_filter_fn(plain.state_dict(), ours))
-    assert_no_slower(ours, plain, "van_b0")
+    assert_same_and_no_slower(ours, plain, "van_b0")
