@@ -106,7 +106,7 @@ class Backbone(nn.Module):
     @property
     def model(self) -> nn.Module:
         """The model inside, as its family's `checkpoint_filter_fn` takes it."""
-        return getattr(self.body, "model", self.body)
+        return _inside(self.body)
 
     def _build(self, out_indices: Sequence[int] | None, **weights: Any) -> nn.Module:
         options = {"features_only": True, **self._options, **weights}
@@ -195,9 +195,14 @@ def _create(
             if any(option in str(error) for option in way):
                 continue
             raise
-        if "feature_cls" not in way or hasattr(body.model, "forward_intermediates"):
+        if "feature_cls" not in way or hasattr(_inside(body), "forward_intermediates"):
             return body, [way]
     raise ValueError("the model has no features")
+
+
+def _inside(body: nn.Module) -> nn.Module:
+    """Return the model whose features `body` returns: itself, of a kind that needs no wrapper."""
+    return getattr(body, "model", body)
 
 
 def _check_source(pretrained: bool | str) -> None:
