@@ -25,7 +25,11 @@ def settings_of(recipe: str, *overrides: str, **model: object) -> Settings:
 def build(settings: Settings) -> nn.Module:
     """Build what the settings describe."""
     init_default_scope(settings.architecture.base.split("::")[0])
-    return MODELS.build(model_config(settings, sync_norms=False))
+    model = MODELS.build(model_config(settings, sync_norms=False))
+    if hasattr(model, "level_embed"):
+        # Until `init_weights` DINO's is what the memory held, which may be NaN.
+        nn.init.normal_(model.level_embed)
+    return model
 
 
 def batch(model: nn.Module, height: int = 64, width: int = 96) -> dict:
